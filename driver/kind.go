@@ -1,0 +1,184 @@
+package driver
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/weft-net/weft/internal/firewall"
+)
+
+// A Kind makes one sort of network. Every method is idempotent: it is called
+// again after a crash, by reconcile, and by an engine that asks twice.
+type Kind interface {
+	// Options lists the keys of `docker network create -o` that the kind takes.
+	Options() []Option
+	// SkipGateway says which families need no gateway address (engine ≥ 28).
+	SkipGateway(options map[string]string, internal bool) (v4, v6 bool)
+	// PlanNetwork checks a new network against the others and the host, and
+	// returns it with the kind's own facts filled in. It changes nothing.
+	PlanNetwork(ctx context.Context, n Network, others []Network) (Network, error)
+	// EnsureNetwork makes the kernel have the network.
+	EnsureNetwork(ctx context.Context, n Network) error
+	// RemoveNetwork takes it away; what is gone already is success.
+	RemoveNetwork(ctx context.Context, n Network) error
+	// PlanEndpoint checks a new endpoint and fills in its MAC address and names.
+	PlanEndpoint(n Network, ep Endpoint) (Endpoint, error)
+	// Join makes the endpoint's link and says what the engine should do with it.
+	Join(ctx context.Context, n Network, ep Endpoint) (Endpoint, JoinAnswer, error)
+	// Publish makes the endpoint's ports answer, instead of those it had.
+	Publish(ctx context.Context, n Network, ep Endpoint, bindings []Binding) (Endpoint, error)
+	// Unpublish closes the endpoint's ports.
+	Unpublish(ctx context.Context, n Network, ep Endpoint) error
+	// Leave takes the endpoint out of its sandbox.
+	Leave(ctx context.Context, n Network, ep Endpoint) error
+	// RemoveEndpoint takes away what is left of the endpoint.
+	RemoveEndpoint(ctx context.Context, n Network, ep Endpoint) error
+	// Restore takes up an endpoint of an earlier process: its port reservations.
+	Restore(ctx context.Context, n Network, ep Endpoint) error
+	// Facts tells what the firewall must know of a network and its endpoints.
+	Facts(n Network, eps []Endpoint) firewall.Facts
+	// Check compares a network and its endpoints with what the kernel has, and
+	// returns one sentence for each difference. It changes nothing.
+	Check(actual Actual, n Network, eps []Endpoint) []string
+	// EnsureEndpoint mends the host's side of a joined endpoint.
+	EnsureEndpoint(ctx context.Context, n Network, ep Endpoint) error
+}
+
+// Network is one network as weft promised it to the engine.
+type Network struct {
+	// ID is the engine's: 64 hex digits, or 25 letters and digits in Swarm.
+	ID string `json:"id"`
+	// Mode is the name of the Kind.
+	Mode string `json:"mode"`
+	// Options are all of the user's -o settings, checked.
+	Options map[string]string `json:"options,omitempty"`
+	// IPv4 and IPv6 are the subnets; an empty list means that the family is off.
+	IPv4 []Subnet `json:"ipv4,omitempty"`
+	IPv6 []Subnet `json:"ipv6,omitempty"`
+	// Internal networks have no way out.
+	Internal bool `json:"internal,omitempty"`
+	// Device is the name of the bridge or other device that stands for the network.
+	Device string `json:"device,omitempty"`
+	// Adopted says that the device was there before and stays when the network goes.
+	Adopted bool `json:"adopted,omitempty"`
+	// AddedAddrs are the addresses that weft put on an adopted device.
+	AddedAddrs []netip.Prefix `json:"addedAddrs,omitempty"`
+	// Created is when the engine asked for it.
+	Created time.Time `json:"created"`
+}
+
+// Subnets are all subnets of both families.
+func (n Network) Subnets() []Subnet { return append(append([]Subnet{}, n.IPv4...), n.IPv6...) }
+
+// Subnet is one address range of a network.
+type Subnet struct {
+	// Pool is the subnet, masked.
+	Pool netip.Prefix `json:"pool"`
+	// Gateway is the gateway's address; the zero value means none.
+	Gateway netip.Addr `json:"gateway,omitzero"`
+	// DefaultRoute is the router of the containers when it is not the gateway
+	// (aux address DefaultGatewayIPv4 or DefaultGatewayIPv6).
+	DefaultRoute netip.Addr `json:"defaultRoute,omitzero"`
+}
+
+// Router is the address that containers use as their way out.
+func (s Subnet) Router() netip.Addr {
+	if s.DefaultRoute.IsValid() {
+		return s.DefaultRoute
+	}
+	return s.Gateway
+}
+
+// Attach says who puts an endpoint's link into the sandbox.
+type Attach string
+
+// How links get into sandboxes.
+const (
+	AttachDocker Attach = "docker" // weft makes it on the host, the engine moves it
+	AttachDirect Attach = "direct" // weft makes it in the sandbox
+)
+
+// Endpoint is one container's connection to a network.
+type Endpoint struct {
+	ID      string `json:"id"`
+	Network string `json:"network"`
+	// IPv4 and IPv6 carry the subnet's prefix length; zero means none.
+	IPv4 netip.Prefix `json:"ipv4,omitzero"`
+	IPv6 netip.Prefix `json:"ipv6,omitzero"`
+	MAC  string       `json:"mac,omitempty"`
+	// DriverOpts are the user's --driver-opt settings, checked.
+	DriverOpts map[string]string `json:"driverOpts,omitempty"`
+	// HostLink and PeerLink name the two ends of the veth pair.
+	HostLink string `json:"hostLink,omitempty"`
+	PeerLink string `json:"peerLink,omitempty"`
+	// Joined says that a sandbox has it; the fields below are set only then.
+	Joined  bool   `json:"joined,omitempty"`
+	Sandbox string `json:"sandbox,omitempty"`
+	Attach  Attach `json:"attach,omitempty"`
+	// AttachWhy says why a wanted attach=direct was not used.
+	AttachWhy string `json:"attachWhy,omitempty"`
+	// Wanted are the ports that the sandbox publishes, by whomever.
+	Wanted []Binding `json:"wanted,omitempty"`
+	// Bindings are what the engine asked this endpoint to publish; Ports are
+	// those with the host port that was chosen.
+	Bindings []Binding `json:"bindings,omitempty"`
+	Ports    []Port    `json:"ports,omitempty"`
+	Created  time.Time `json:"created"`
+}
+
+// Addrs are the endpoint's addresses.
+func (e Endpoint) Addrs() []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range []netip.Prefix{e.IPv4, e.IPv6} {
+		if p.IsValid() {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// Binding is one port as the user asked for it.
+type Binding struct {
+	// Proto is the IP protocol number: 6 TCP, 17 UDP, 132 SCTP.
+	Proto uint8 `json:"proto"`
+	// Port is the container's port.
+	Port uint16 `json:"port"`
+	// HostIP is the host's address; zero means every address.
+	HostIP netip.Addr `json:"hostIP,omitzero"`
+	// HostPort to HostPortEnd is the range to choose from; 0 means any port.
+	HostPort    uint16 `json:"hostPort,omitempty"`
+	HostPortEnd uint16 `json:"hostPortEnd,omitempty"`
+	// NoProxy6To4 says that IPv6 connections must not reach an endpoint that has
+	// only IPv4 (engine ≥ 28, when another network answers them).
+	NoProxy6To4 bool `json:"noProxy6To4,omitempty"`
+}
+
+// Port is one published port.
+type Port struct {
+	Proto uint8 `json:"proto"`
+	// Host is where it answers; an unspecified address stands for every address
+	// of its family.
+	Host netip.AddrPort `json:"host"`
+	// Container is where it leads. Its family may differ from the host's: then
+	// weft's own proxy carries the traffic.
+	Container netip.AddrPort `json:"container"`
+}
+
+// JoinAnswer says what the engine should do with the endpoint's link.
+type JoinAnswer struct {
+	// SrcName is the link to move; empty when weft has put it there itself.
+	SrcName, DstPrefix string
+	// Gateway4 and Gateway6 are the default routes; zero means none.
+	Gateway4, Gateway6 netip.Addr
+	// Routes are further routes.
+	Routes []Route
+	// NoGatewayService keeps docker_gwbridge away.
+	NoGatewayService bool
+}
+
+// Route is a static route of a sandbox. An invalid NextHop is an on-link route.
+type Route struct {
+	Destination netip.Prefix
+	NextHop     netip.Addr
+}

@@ -1,0 +1,228 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/weft-net/weft/internal/firewall"
+	"github.com/weft-net/weft/internal/kernel"
+)
+
+// Depth says how closely reconcile looks.
+type Depth int
+
+const (
+	// Changes mends what differs in links and addresses; it runs on every hint.
+	Changes Depth = iota
+	// Full also ensures every setting again; it runs at start and on a timer.
+	Full
+)
+
+// Actual is the kernel's state that a [Kind] compares with its own.
+type Actual struct {
+	// Links by name, and by index.
+	Links map[string]kernel.Link
+	Index map[int]kernel.Link
+	// Addresses by device name.
+	Addresses map[string][]kernel.Address
+}
+
+// A Report says what reconcile mended, one sentence each.
+type Report struct{ Repaired []string }
+
+// look reads the kernel's state once for all networks.
+func (d *Driver) look() (Actual, error) {
+	links, err := d.cfg.Kernel.Links()
+	if err != nil {
+		return Actual{}, err
+	}
+	addrs, err := d.cfg.Kernel.Addresses()
+	if err != nil {
+		return Actual{}, err
+	}
+	a := Actual{Links: map[string]kernel.Link{}, Index: map[int]kernel.Link{}, Addresses: map[string][]kernel.Address{}}
+	for _, l := range links {
+		a.Links[l.Name], a.Index[l.Index] = l, l
+	}
+	for _, addr := range addrs {
+		name := a.Index[addr.Link].Name
+		a.Addresses[name] = append(a.Addresses[name], addr)
+	}
+	return a, nil
+}
+
+// Reconcile makes the kernel be what the journal says: it mends networks and
+// endpoints, deletes links of weft's that belong to nothing, and repairs the
+// firewall. It goes on after errors and returns all of them.
+func (d *Driver) Reconcile(ctx context.Context, depth Depth) (Report, error) {
+	var report Report
+	actual, err := d.look()
+	if err != nil {
+		return report, err
+	}
+	var errs []error
+	for _, n := range d.Networks() {
+		repaired, err := d.reconcileNetwork(ctx, actual, n.ID, depth)
+		report.Repaired = append(report.Repaired, repaired...)
+		errs = append(errs, err)
+	}
+	swept, err := d.sweep(actual)
+	report.Repaired = append(report.Repaired, swept...)
+	errs = append(errs, err, d.updateUplinks(ctx, actual))
+	repaired, err := d.cfg.Firewall.Repair(ctx, d.FirewallFacts())
+	report.Repaired = append(report.Repaired, repaired...)
+	err = errors.Join(append(errs, err)...)
+	d.count(report, err)
+	for _, r := range report.Repaired {
+		d.log.Info("repaired", "what", r)
+	}
+	return report, err
+}
+
+// RepairFirewall makes the firewall be what the journal says.
+func (d *Driver) RepairFirewall(ctx context.Context) (Report, error) {
+	repaired, err := d.cfg.Firewall.Repair(ctx, d.FirewallFacts())
+	report := Report{Repaired: repaired}
+	d.count(report, err)
+	for _, r := range repaired {
+		d.log.Info("repaired", "what", r)
+	}
+	return report, err
+}
+
+func (d *Driver) count(r Report, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stats.Runs++
+	d.stats.Repairs += uint64(len(r.Repaired))
+	d.stats.LastError = ""
+	if err != nil {
+		d.stats.LastError = err.Error()
+	}
+}
+
+func (d *Driver) reconcileNetwork(ctx context.Context, actual Actual, id string, depth Depth) ([]string, error) {
+	n, kind, err := d.network(id)
+	if err != nil {
+		return nil, nil //nolint:nilerr // removed since the list was made
+	}
+	eps := d.joined(id)
+	problems := kind.Check(actual, n, eps)
+	if len(problems) == 0 && depth != Full {
+		return nil, nil
+	}
+	defer d.locks.Lock(id)()
+	if n, kind, err = d.network(id); err != nil {
+		return nil, nil //nolint:nilerr // removed while we waited
+	}
+	errs := []error{kind.EnsureNetwork(ctx, n)}
+	for _, ep := range d.joined(id) {
+		errs = append(errs, kind.EnsureEndpoint(ctx, n, ep))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return problems, fmt.Errorf("reconcile network %s: %w", short(id), err)
+	}
+	return problems, nil
+}
+
+func (d *Driver) joined(network string) []Endpoint {
+	return slices.DeleteFunc(d.Endpoints(network), func(ep Endpoint) bool { return !ep.Joined })
+}
+
+// FirewallFacts is everything the firewall should know, from the journal.
+func (d *Driver) FirewallFacts() firewall.Facts {
+	var all firewall.Facts
+	for _, n := range d.Networks() {
+		kind := d.cfg.Kinds[n.Mode]
+		if kind == nil {
+			continue
+		}
+		f := kind.Facts(n, d.joined(n.ID))
+		all.Networks = append(all.Networks, f.Networks...)
+		all.Ports = append(all.Ports, f.Ports...)
+		all.Open = append(all.Open, f.Open...)
+	}
+	if actual, err := d.look(); err == nil {
+		if routes, err := d.cfg.Kernel.Routes(); err == nil {
+			all.Uplinks = Uplinks(actual, routes)
+		}
+	}
+	return all
+}
+
+// Prefixes of the names of all links that weft makes on its own account.
+const (
+	PrefixBridge = "wf-" // bridges, followed by 12 characters of the network's id
+	PrefixHost   = "wv-" // host ends of veth pairs
+	PrefixPeer   = "wp-" // their peers, before the engine moves them
+)
+
+// Ours says whether a link is one that weft made: by its group, which survives
+// a rename, or by its name.
+func Ours(l kernel.Link) bool {
+	if l.Group == kernel.Group || l.Group == kernel.DoomedGroup {
+		return true
+	}
+	for _, p := range []string{PrefixBridge, PrefixHost, PrefixPeer} {
+		if strings.HasPrefix(l.Name, p) && (l.Kind == "veth" || l.Kind == "bridge") {
+			return true
+		}
+	}
+	return false
+}
+
+// sweep deletes links of weft's that belong to no network and no endpoint. The
+// names are taken after the kernel was read: a link that is being made has its
+// endpoint in the map already.
+func (d *Driver) sweep(actual Actual) ([]string, error) {
+	known := map[string]bool{}
+	d.mu.Lock()
+	known[d.creating] = true
+	for _, n := range d.networks {
+		known[n.Device] = true
+	}
+	for _, ep := range d.endpoints {
+		known[ep.HostLink], known[ep.PeerLink] = true, true
+	}
+	d.mu.Unlock()
+	var swept []string
+	var errs []error
+	doomed := false
+	for name, l := range actual.Links {
+		if !Ours(l) || known[name] {
+			continue
+		}
+		if l.Kind == "bridge" {
+			errs = append(errs, d.cfg.Kernel.DeleteLink(name))
+		} else {
+			errs = append(errs, d.cfg.Kernel.Detach(name))
+			doomed = true
+		}
+		if l.Group != kernel.DoomedGroup {
+			swept = append(swept, fmt.Sprintf("link %s belonged to nothing and was deleted", name))
+		}
+	}
+	if doomed {
+		errs = append(errs, d.cfg.Kernel.DeleteDoomed())
+	}
+	return swept, errors.Join(errs...)
+}
+
+// Reset takes away everything that weft made, whatever the journal says:
+// networks, endpoints, then every link that bears weft's mark. Errors are
+// collected.
+func (d *Driver) Reset(ctx context.Context) error {
+	var errs []error
+	for _, n := range d.Networks() {
+		errs = append(errs, d.DeleteNetwork(ctx, n.ID))
+	}
+	actual, err := d.look()
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	_, err = d.sweep(actual)
+	return errors.Join(append(errs, err)...)
+}

@@ -1,0 +1,44 @@
+// Package firewall turns facts about networks and published ports into packet
+// filtering and translation, and keeps it in force beside whatever else the
+// host runs.
+//
+//	fw, err := firewall.New(firewall.Config{})
+//	err = fw.SetUplinks(ctx, []string{"eth0"})
+//	err = fw.AddNetwork(ctx, firewall.Network{
+//		ID: id, Bridge: "weft0", ICC: true, Masquerade: true,
+//		IPv4: []firewall.Family{{Subnet: subnet}},
+//	})
+//	err = fw.AddPorts(ctx, ports, open)
+//	for range fw.Watch(ctx) {
+//		repaired, err := fw.Mend(ctx)
+//	}
+//
+// # How it works
+//
+// One table, inet weft, exists while there is at least one network. Its rules
+// are one constant text (skeleton.nft), loaded once; what is true about networks
+// and ports is elements of its sets and maps, and every call changes these in
+// one netlink transaction. No rule walk depends on the number of networks, ports
+// or containers.
+//
+// An accept in one nftables chain does not save a packet from a drop in another,
+// and the engine's FORWARD policy is usually DROP. So packets that weft lets
+// through carry the mark bit MarkAccepted from weft's forward chain to the
+// engine's, where one chain (WEFT-FORWARD) with one rule, entered from the top
+// of DOCKER-USER, accepts them. The bit is cleared behind it. iptables is
+// touched with the first and the last network only, and only in a flavour, nft
+// or legacy, whose filter table somebody else has made.
+//
+// Everything that changes state is idempotent, safe for concurrent use, and
+// either done or not done when it returns. An NFT works in the network namespace
+// of the thread that made it, whichever goroutine calls it.
+//
+// # What it does not do
+//
+// It makes no bridges, sets no sysctl (a published port on 127.0.0.1 needs
+// route_localnet on the bridge, which is safe once AddNetwork has returned; with
+// br_netfilter, a container that calls its own published port needs hairpin mode
+// on its bridge port), reserves no host ports, deletes no conntrack entries, and
+// never serves ::1. It does not touch chains of the engine other than by its one
+// jump. It knows no firewalld: Config.Zones is the place for that.
+package firewall

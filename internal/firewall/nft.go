@@ -1,0 +1,251 @@
+package firewall
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+)
+
+// Config says what an NFT works with. The zero Config works on a host that has
+// the programs in its PATH.
+type Config struct {
+	// NftPath is the nft program; empty means "nft".
+	NftPath string
+	// IPTables are the iptables programs.
+	IPTables IPTables
+	// Zones, if not nil, is told which bridges exist, on hosts where a zone
+	// manager such as firewalld would drop the packets of an unknown interface.
+	Zones Zones
+	// Logger may be nil: nothing is logged.
+	Logger *slog.Logger
+}
+
+// IPTables are the programs of each flavour and family; an empty path means the
+// usual name. One is run only if the host has a filter table of its flavour.
+type IPTables struct{ NFT4, NFT6, Legacy4, Legacy6 string }
+
+func (p IPTables) path(f Flavour, v6 bool) string {
+	switch {
+	case f == FlavourNFT && !v6:
+		return cmp.Or(p.NFT4, "iptables-nft")
+	case f == FlavourNFT:
+		return cmp.Or(p.NFT6, "ip6tables-nft")
+	case !v6:
+		return cmp.Or(p.Legacy4, "iptables-legacy")
+	}
+	return cmp.Or(p.Legacy6, "ip6tables-legacy")
+}
+
+// Zones is a zone manager that must know weft's bridges. Both methods are
+// idempotent.
+type Zones interface {
+	// Join puts the bridge into weft's zone.
+	Join(ctx context.Context, bridge string) error
+	// Leave takes the bridge out of its zone.
+	Leave(ctx context.Context, bridge string) error
+}
+
+// Status is what is in force, as of the last call that looked.
+type Status struct {
+	// Active says whether the table is there: it is while there is a network.
+	Active bool
+	// Networks, Ports and Open count the facts in force.
+	Networks, Ports, Open int
+	// IPv4 and IPv6 say how packets pass the host's iptables.
+	IPv4, IPv6 Coexistence
+}
+
+// NFT is the firewall of one network namespace. Its methods are idempotent and
+// safe for concurrent use; make it with New.
+type NFT struct {
+	config Config
+	log    *slog.Logger
+
+	mu      sync.Mutex // protects the following and all changes of the kernel
+	tables  *tables
+	gate    *gate
+	ledger  *ledger
+	coexist map[bool]Coexistence
+	// print is the fingerprint of the skeleton as this kernel shows it; empty
+	// until this process has loaded it.
+	print string
+	// active says whether the table should be there.
+	active bool
+}
+
+// New returns the firewall of the calling thread's network namespace. It changes
+// nothing: what an earlier process left is in force until Repair or the first
+// AddNetwork replaces it, or Reset removes it. Close it after use.
+func New(c Config) (_ *NFT, retErr error) {
+	log := c.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	ns, err := currentNamespace()
+	if err != nil {
+		return nil, fmt.Errorf("firewall: %w", err)
+	}
+	defer func() {
+		if retErr != nil {
+			retErr = errors.Join(retErr, ns.close())
+		}
+	}()
+	t, err := openTables(ns)
+	if err != nil {
+		return nil, fmt.Errorf("firewall: %w", err)
+	}
+	return &NFT{config: c, log: log, tables: t, gate: newGate(t, c.IPTables), ledger: newLedger()}, nil
+}
+
+// Close releases what the process holds. The rules stay in force.
+func (n *NFT) Close() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return errors.Join(n.tables.close(), n.tables.ns.close())
+}
+
+// AddNetwork puts a network in force, or its new description. When it returns
+// nil, no packet can reach the host's loopback from the bridge.
+func (n *NFT) AddNetwork(ctx context.Context, network Network) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s, err := n.ledger.addNetwork(network)
+	if err != nil {
+		return fmt.Errorf("add network: %w", err)
+	}
+	if err := n.take(ctx, s); err != nil {
+		return fmt.Errorf("add network %s: %w", network.ID, err)
+	}
+	if n.config.Zones != nil {
+		if err := n.config.Zones.Join(ctx, network.Bridge); err != nil {
+			return fmt.Errorf("add network %s: joining the zone: %w", network.ID, err)
+		}
+	}
+	return nil
+}
+
+// RemoveNetwork takes a network and its ports out of force. After the last one
+// nothing of weft is left in the kernel. The unknown network is a success.
+func (n *NFT) RemoveNetwork(ctx context.Context, id string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	network, known := n.ledger.networks[id]
+	err := n.take(ctx, n.ledger.removeNetwork(id))
+	if known && n.config.Zones != nil {
+		err = errors.Join(err, n.config.Zones.Leave(ctx, network.Bridge))
+	}
+	if err != nil {
+		return fmt.Errorf("remove network %s: %w", id, err)
+	}
+	return nil
+}
+
+// AddPorts publishes ports, all or none, in one transaction. Those in force
+// already are left alone.
+func (n *NFT) AddPorts(ctx context.Context, ports []Port, open []Open) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s, err := n.ledger.addPorts(ports, open)
+	if err == nil {
+		err = n.take(ctx, s)
+	}
+	if err != nil {
+		return fmt.Errorf("add ports: %w", err)
+	}
+	return nil
+}
+
+// RemovePorts takes everything that an endpoint publishes out of force, in one
+// transaction. The unknown endpoint is a success.
+func (n *NFT) RemovePorts(ctx context.Context, endpoint string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.take(ctx, n.ledger.removePorts(endpoint)); err != nil {
+		return fmt.Errorf("remove ports of endpoint %s: %w", endpoint, err)
+	}
+	return nil
+}
+
+// SetUplinks says by which interfaces containers reach the outside. What leaves
+// by any other interface is for the host's own rules to accept.
+func (n *NFT) SetUplinks(ctx context.Context, names []string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s, err := n.ledger.setUplinks(names)
+	if err == nil {
+		err = n.take(ctx, s)
+	}
+	if err != nil {
+		return fmt.Errorf("set uplinks: %w", err)
+	}
+	return nil
+}
+
+// Repair makes these facts, and nothing else, be in force, and returns what it
+// had to mend. The first Repair of a process takes over what an earlier one
+// left. The caller sees to it that facts do not change while it runs.
+func (n *NFT) Repair(ctx context.Context, facts Facts) ([]string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	l, err := ledgerOf(facts)
+	if err != nil {
+		return nil, fmt.Errorf("repair: %w", err)
+	}
+	n.ledger = l
+	repaired, err := n.mend(ctx)
+	if err != nil {
+		return repaired, fmt.Errorf("repair: %w", err)
+	}
+	return repaired, n.joinZones(ctx)
+}
+
+// Mend compares the kernel with the facts in force and returns what it had to
+// mend. It is the answer to Watch. It does not look at a table of an earlier
+// process before this one has facts.
+func (n *NFT) Mend(ctx context.Context) ([]string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.active {
+		return nil, nil
+	}
+	repaired, err := n.mend(ctx)
+	if err != nil {
+		return repaired, fmt.Errorf("mend: %w", err)
+	}
+	return repaired, n.joinZones(ctx)
+}
+
+// Reset removes everything of weft from the kernel, leftovers of earlier
+// processes included, and forgets all facts.
+func (n *NFT) Reset(ctx context.Context) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var errs []error
+	for _, network := range n.ledger.networks {
+		if n.config.Zones != nil {
+			errs = append(errs, n.config.Zones.Leave(ctx, network.Bridge))
+		}
+	}
+	n.ledger = newLedger()
+	if err := errors.Join(append(errs, n.uninstall(ctx))...); err != nil {
+		return fmt.Errorf("reset: %w", err)
+	}
+	return nil
+}
+
+// Status says what is in force. It does not look at the kernel.
+func (n *NFT) Status(context.Context) Status {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := statusOf(n.ledger, n.active)
+	s.IPv4, s.IPv6 = n.coexist[false], n.coexist[true]
+	return s
+}
+
+func statusOf(l *ledger, active bool) Status {
+	f := l.facts()
+	return Status{Active: active, Networks: len(f.Networks), Ports: len(f.Ports), Open: len(f.Open)}
+}

@@ -1,0 +1,360 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// prefixNet converts a prefix, host bits kept.
+func prefixNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// netPrefix converts back; the zero prefix stands for nil.
+func netPrefix(n *net.IPNet) netip.Prefix {
+	if n == nil {
+		return netip.Prefix{}
+	}
+	a, _ := netip.AddrFromSlice(n.IP)
+	ones, _ := n.Mask.Size()
+	return netip.PrefixFrom(a.Unmap(), ones)
+}
+
+// EnsureBridge makes the bridge be as the fact says. It reports whether the
+// device was made by this call. A device of that name that is not a bridge is
+// ErrNotBridge; with Adopt, a missing device is ErrNotFound.
+func (h *Host) EnsureBridge(b Bridge) (made bool, err error) {
+	link, err := h.nl.LinkByName(b.Name)
+	if err != nil {
+		if err = vocabulary(err); !errors.Is(err, ErrNotFound) || b.Adopt {
+			return false, fmt.Errorf("bridge %s: %w", b.Name, err)
+		}
+		if err := h.makeBridge(b); err != nil {
+			return false, err
+		}
+		made = true
+		if link, err = h.nl.LinkByName(b.Name); err != nil {
+			return made, fmt.Errorf("bridge %s: %w", b.Name, vocabulary(err))
+		}
+	}
+	if link.Type() != "bridge" {
+		return made, fmt.Errorf("device %s %w but a %s", b.Name, ErrNotBridge, link.Type())
+	}
+	if !b.Adopt {
+		if err := h.dressBridge(b, link); err != nil {
+			return made, err
+		}
+	}
+	if err := h.ensureAddrs(link, b.Addrs); err != nil {
+		return made, err
+	}
+	if b.RouteLocalnet {
+		if _, err := h.proc.ensure(Sysctl{"net.ipv4.conf." + b.Name + ".route_localnet", "1"}); err != nil {
+			return made, err
+		}
+	}
+	if link.Attrs().Flags&net.FlagUp == 0 {
+		if err := h.nl.LinkSetUp(link); err != nil {
+			return made, fmt.Errorf("bridge %s: set up: %w", b.Name, err)
+		}
+	}
+	return made, nil
+}
+
+func (h *Host) makeBridge(b Bridge) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.HardwareAddr, attrs.MTU, attrs.Group = b.Name, b.MAC, b.MTU, Group
+	err := h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
+	if err != nil && !errors.Is(err, syscall.EEXIST) {
+		return fmt.Errorf("make bridge %s: %w", b.Name, err)
+	}
+	return nil
+}
+
+// dressBridge mends what is not part of the create message.
+func (h *Host) dressBridge(b Bridge, link netlink.Link) error {
+	a := link.Attrs()
+	if b.Alias != "" && a.Alias != b.Alias {
+		if err := h.nl.LinkSetAlias(link, b.Alias); err != nil {
+			return fmt.Errorf("bridge %s: set alias: %w", b.Name, err)
+		}
+	}
+	if b.MTU > 0 && a.MTU != b.MTU {
+		if err := h.nl.LinkSetMTU(link, b.MTU); err != nil {
+			return fmt.Errorf("bridge %s: set MTU %d: %w", b.Name, b.MTU, err)
+		}
+	}
+	sysctls := []Sysctl{{"net.ipv6.conf." + b.Name + ".disable_ipv6", "1"}}
+	if b.IPv6 {
+		sysctls[0].Value = "0"
+		sysctls = append(sysctls,
+			Sysctl{"net.ipv6.conf." + b.Name + ".accept_ra", "0"},
+			Sysctl{"net.ipv6.conf." + b.Name + ".accept_dad", "0"})
+	}
+	for _, s := range sysctls {
+		_, err := h.proc.ensure(s)
+		if err != nil && (b.IPv6 || !errors.Is(err, ErrNotFound)) { // a kernel without IPv6 has no such file
+			return fmt.Errorf("bridge %s: %w", b.Name, err)
+		}
+	}
+	return nil
+}
+
+func (h *Host) ensureAddrs(link netlink.Link, want []netip.Prefix) error {
+	for _, p := range want {
+		a := ipNet(p)
+		if p.Addr().Is6() {
+			a.Flags = unix.IFA_F_NODAD
+		}
+		if err := h.nl.AddrAdd(link, a); err != nil && !errors.Is(err, syscall.EEXIST) {
+			return fmt.Errorf("%s: add address %s: %w", link.Attrs().Name, p, err)
+		}
+	}
+	return nil
+}
+
+// RemoveAddrs takes addresses off a device; what is absent already is success.
+func (h *Host) RemoveAddrs(name string, addrs []netip.Prefix) error {
+	link, err := h.nl.LinkByName(name)
+	if err != nil {
+		if err = vocabulary(err); errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		return fmt.Errorf("%s: remove addresses: %w", name, err)
+	}
+	var errs []error
+	for _, p := range addrs {
+		err := h.nl.AddrDel(link, ipNet(p))
+		if err != nil && !errors.Is(err, syscall.EADDRNOTAVAIL) && !errors.Is(err, syscall.ENODEV) {
+			errs = append(errs, fmt.Errorf("%s: remove address %s: %w", name, p, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// AddVeth makes a pair with both ends in this namespace: the host end in the
+// bridge and up, the peer down, ready to be moved. One message. A pair that is
+// there already is brought into that state.
+func (h *Host) AddVeth(v Veth) error {
+	err := h.createVeth(v, v.Peer, -1)
+	if errors.Is(err, ErrExists) {
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	return h.EnsurePort(v)
+}
+
+// createVeth sends the one message that makes the pair: names, addresses, MTU,
+// bridge, group and the host end's UP. The peer cannot be created up (the
+// kernel's veth_open refuses while the pair is incomplete). peerNS is a
+// descriptor of the peer's namespace, or -1.
+func (h *Host) createVeth(v Veth, peer string, peerNS int) error {
+	br, err := h.nl.LinkByName(v.Bridge)
+	if err != nil {
+		return fmt.Errorf("veth %s: bridge %s: %w", v.Host, v.Bridge, vocabulary(err))
+	}
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Flags, msg.Change = unix.IFF_UP, unix.IFF_UP
+	req.AddData(msg)
+	add := func(typ int, data []byte) { req.AddData(nl.NewRtAttr(typ, data)) }
+	add(unix.IFLA_IFNAME, nl.ZeroTerminated(v.Host))
+	add(unix.IFLA_MASTER, nl.Uint32Attr(uint32(br.Attrs().Index)))
+	add(unix.IFLA_GROUP, nl.Uint32Attr(Group))
+	add(unix.IFLA_NUM_TX_QUEUES, nl.Uint32Attr(1))
+	add(unix.IFLA_NUM_RX_QUEUES, nl.Uint32Attr(1))
+	if v.MTU > 0 {
+		add(unix.IFLA_MTU, nl.Uint32Attr(uint32(v.MTU)))
+	}
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("veth"))
+	p := info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.VETH_INFO_PEER, nil)
+	nl.NewIfInfomsgChild(p, unix.AF_UNSPEC)
+	p.AddRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(peer))
+	p.AddRtAttr(unix.IFLA_NUM_TX_QUEUES, nl.Uint32Attr(1))
+	p.AddRtAttr(unix.IFLA_NUM_RX_QUEUES, nl.Uint32Attr(1))
+	if peerNS < 0 {
+		p.AddRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(Group))
+	} else {
+		p.AddRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(peerNS)))
+	}
+	if v.MTU > 0 {
+		p.AddRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(v.MTU)))
+	}
+	if v.MAC != nil {
+		p.AddRtAttr(unix.IFLA_ADDRESS, v.MAC)
+	}
+	req.AddData(info)
+	if err := h.execute(req); err != nil {
+		return fmt.Errorf("make veth %s/%s: %w", v.Host, peer, vocabulary(err))
+	}
+	return nil
+}
+
+// EnsurePort makes an existing host end be in its bridge, up, with the flags
+// of the fact. A missing link is ErrNotFound.
+func (h *Host) EnsurePort(v Veth) error {
+	link, err := h.nl.LinkByName(v.Host)
+	if err != nil {
+		return fmt.Errorf("port %s: %w", v.Host, vocabulary(err))
+	}
+	br, err := h.nl.LinkByName(v.Bridge)
+	if err != nil {
+		return fmt.Errorf("port %s: bridge %s: %w", v.Host, v.Bridge, vocabulary(err))
+	}
+	var errs []error
+	if link.Attrs().MasterIndex != br.Attrs().Index {
+		errs = append(errs, h.nl.LinkSetMasterByIndex(link, br.Attrs().Index))
+	}
+	if link.Attrs().Flags&net.FlagUp == 0 {
+		errs = append(errs, h.nl.LinkSetUp(link))
+	}
+	if v.Isolated {
+		errs = append(errs, h.nl.LinkSetIsolated(link, true))
+	}
+	if v.Hairpin {
+		errs = append(errs, h.nl.LinkSetHairpin(link, true))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("port %s of bridge %s: %w", v.Host, v.Bridge, err)
+	}
+	return nil
+}
+
+// Links lists the devices of this namespace.
+func (h *Host) Links() ([]Link, error) {
+	list, err := dump(h.nl.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	out := make([]Link, 0, len(list))
+	for _, l := range list {
+		out = append(out, toLink(l))
+	}
+	return out, nil
+}
+
+// LinkByName finds one device, or ErrNotFound.
+func (h *Host) LinkByName(name string) (Link, error) {
+	l, err := h.nl.LinkByName(name)
+	if err != nil {
+		return Link{}, fmt.Errorf("link %s: %w", name, vocabulary(err))
+	}
+	return toLink(l), nil
+}
+
+func toLink(l netlink.Link) Link {
+	a := l.Attrs()
+	kind := l.Type()
+	if kind == "device" {
+		kind = ""
+	}
+	out := Link{Index: a.Index, Name: a.Name, Alias: a.Alias, Kind: kind, Master: a.MasterIndex, Group: a.Group,
+		MTU: a.MTU, Up: a.Flags&net.FlagUp != 0, Loopback: a.Flags&net.FlagLoopback != 0}
+	if p := a.Protinfo; p != nil {
+		out.Hairpin, out.Isolated = p.Hairpin, p.Isolated
+	}
+	return out
+}
+
+// Addresses lists the addresses of every device.
+func (h *Host) Addresses() ([]Address, error) {
+	list, err := dump(func() ([]netlink.Addr, error) { return h.nl.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	out := make([]Address, 0, len(list))
+	for _, a := range list {
+		out = append(out, Address{Link: a.LinkIndex, Prefix: netPrefix(a.IPNet)})
+	}
+	return out, nil
+}
+
+// Routes lists the main routing table.
+func (h *Host) Routes() ([]Route, error) {
+	list, err := dump(func() ([]netlink.Route, error) { return h.nl.RouteList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	out := make([]Route, 0, len(list))
+	for _, r := range list {
+		route := Route{Dst: netPrefix(r.Dst), Link: r.LinkIndex}
+		if gw, ok := netip.AddrFromSlice(r.Gw); ok {
+			route.Gateway = gw.Unmap()
+		}
+		if len(r.MultiPath) > 0 {
+			route.Link = r.MultiPath[0].LinkIndex
+			if gw, ok := netip.AddrFromSlice(r.MultiPath[0].Gw); ok {
+				route.Gateway = gw.Unmap()
+			}
+		}
+		out = append(out, route)
+	}
+	return out, nil
+}
+
+// Detach takes a port out of service at once: it leaves its bridge, goes down
+// and joins the group of links that [Host.DeleteLinks] deletes together.
+// A link that is gone is success.
+func (h *Host) Detach(name string) error {
+	link, err := h.nl.LinkByName(name)
+	if err != nil {
+		if err = vocabulary(err); errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		return fmt.Errorf("detach %s: %w", name, err)
+	}
+	errs := []error{h.nl.LinkSetDown(link), h.nl.LinkSetGroup(link, int(DoomedGroup))}
+	for i, err := range errs {
+		if err = vocabulary(err); err == nil || errors.Is(err, ErrNotFound) {
+			errs[i] = nil
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("detach %s: %w", name, err)
+	}
+	return nil
+}
+
+// DeleteDoomed deletes every link of the doomed group by one message: one RCU
+// grace period for all of them. No such link is success.
+func (h *Host) DeleteDoomed() error {
+	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(DoomedGroup)))
+	// A socket of its own: the deletion takes tens of milliseconds, and nothing
+	// else should wait for it.
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	if err = vocabulary(err); err != nil && !errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("delete doomed links: %w", err)
+	}
+	return nil
+}
+
+// DeleteLink deletes one device; one that is gone is success.
+func (h *Host) DeleteLink(name string) error {
+	link, err := h.nl.LinkByName(name)
+	if err == nil {
+		err = h.nl.LinkDel(link)
+	}
+	if err = vocabulary(err); err != nil && !errors.Is(err, ErrNotFound) {
+		return fmt.Errorf("delete link %s: %w", name, err)
+	}
+	return nil
+}
+
+// expand puts the device's name into a sysctl's key.
+func expand(s Sysctl, ifname string) Sysctl {
+	s.Key = strings.ReplaceAll(s.Key, "IFNAME", ifname)
+	return s
+}

@@ -1,0 +1,137 @@
+package kernel
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+)
+
+// Errors that callers decide by.
+var (
+	// ErrNotFound means that the named link, namespace or socket is not there.
+	ErrNotFound = errors.New("not found")
+	// ErrExists means that a link of that name is there already.
+	ErrExists = errors.New("already exists")
+	// ErrNotBridge means that a link that should be a bridge is of another kind.
+	ErrNotBridge = errors.New("is not a bridge")
+)
+
+// Group is the link group of every link that weft makes. It makes them easy to
+// find (`ip link show group 2003133044`) and lets many be deleted by one message.
+const Group uint32 = 0x77656674
+
+// DoomedGroup is the link group that a link gets when it waits for deletion.
+const DoomedGroup uint32 = 0x77656675
+
+// Bridge is the fact that a bridge device exists.
+type Bridge struct {
+	// Name is the device's name, at most 15 bytes.
+	Name string
+	// Alias is the device's ifalias; it says to whom the bridge belongs.
+	Alias string
+	// MAC is set when the bridge is made; nil lets the kernel choose.
+	MAC net.HardwareAddr
+	// MTU in bytes; 0 leaves the kernel's default.
+	MTU int
+	// Addrs are the addresses that the bridge carries, with their prefix length.
+	Addrs []netip.Prefix
+	// IPv6 says whether IPv6 runs on the bridge at all.
+	IPv6 bool
+	// RouteLocalnet lets the host reach published ports at 127.0.0.0/8.
+	RouteLocalnet bool
+	// Adopt means that the device belongs to somebody else: only missing
+	// addresses are added, nothing else is changed.
+	Adopt bool
+}
+
+// Veth is the fact that a veth pair exists with one end in a bridge.
+type Veth struct {
+	// Host is the name of the end in the bridge.
+	Host string
+	// Peer is the name of the other end.
+	Peer string
+	// Bridge is the name of the bridge that takes the host end.
+	Bridge string
+	// MTU of both ends in bytes; 0 leaves the kernel's default.
+	MTU int
+	// MAC is the peer's address; nil lets the kernel choose.
+	MAC net.HardwareAddr
+	// Isolated keeps the port from reaching other isolated ports of the bridge.
+	Isolated bool
+	// Hairpin lets a frame leave by the port it came from.
+	Hairpin bool
+}
+
+// Attachment is a veth pair whose peer is made inside a sandbox, addressed and up.
+type Attachment struct {
+	Veth
+	// Sandbox is the path of the network namespace.
+	Sandbox string
+	// Prefix is the start of the peer's name: the lowest free number follows.
+	// It is ignored when Peer is set.
+	Prefix string
+	// Addrs are the peer's addresses.
+	Addrs []netip.Prefix
+	// Sysctls are written after the link exists; IFNAME in a key stands for the
+	// peer's name. Keys use dots, as sysctl(8) does.
+	Sysctls []Sysctl
+}
+
+// Sysctl is one kernel setting below /proc/sys.
+type Sysctl struct {
+	// Key with dots, for instance net.ipv4.ip_forward.
+	Key string
+	// Value as written to the file.
+	Value string
+}
+
+// Link is what is known of a network device.
+type Link struct {
+	Index  int
+	Name   string
+	Alias  string
+	Kind   string // "bridge", "veth", "" for a physical device, …
+	Master int    // index of the bridge or bond, 0 for none
+	Group  uint32
+	MTU    int
+	Up     bool
+	// Loopback tells the loopback device.
+	Loopback bool
+	// Isolated and Hairpin are the bridge port's flags; only set by BridgePorts.
+	Isolated, Hairpin bool
+}
+
+// Route is one entry of the main routing table.
+type Route struct {
+	Dst     netip.Prefix // the default route is 0.0.0.0/0 or ::/0
+	Gateway netip.Addr   // zero for an on-link route
+	Link    int          // index of the device
+}
+
+// Address is an address on a device.
+type Address struct {
+	Link   int
+	Prefix netip.Prefix
+}
+
+// Flow selects conntrack entries by their original destination or by an
+// address that takes part.
+type Flow struct {
+	// Proto is the IP protocol number (6, 17, 132); 0 matches every one.
+	Proto uint8
+	// Dst is the original destination; an unspecified address matches every
+	// address of its family. A zero port matches every port.
+	Dst netip.AddrPort
+	// Reply is the address that answers; the zero value matches every one.
+	Reply netip.Addr
+}
+
+// Holder is who holds a local port.
+type Holder struct {
+	// Local is the address and port as the socket has it.
+	Local netip.AddrPort
+	// UID is the owner of the socket.
+	UID uint32
+	// Unit is the cgroup of the socket (a systemd unit, a container), or "".
+	Unit string
+}

@@ -1,0 +1,91 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+const (
+	imagePackages = "iproute2 iputils-ping iputils-arping curl socat netcat-openbsd python3-minimal procps ldnsutils tcpdump"
+
+	// bakeRecipe changes when bake does, so that roots are built again.
+	bakeRecipe = "1"
+)
+
+func imageRecipe() string { return recipe(imagePackages, slimScript) }
+
+// testImage returns the path of the file that "docker import" makes Image of.
+func testImage(ctx context.Context) (string, error) {
+	return cached(ctx, "images/test-"+imageRecipe()+".tar", func(ctx context.Context, tmp string) error {
+		tree := tmp + ".tree"
+		if err := os.RemoveAll(tree); err != nil {
+			return err
+		}
+		err := debootstrap(ctx, releases()[0], imagePackages, tree)
+		if err == nil {
+			_, err = machine(ctx, "tar", "--numeric-owner", "--exclude=./dev/*", "--exclude=./proc/*", "-C", tree, "-cf", tmp, ".")
+		}
+		return errors.Join(err, os.RemoveAll(tree))
+	})
+}
+
+// bake starts the engine of a new root once, imports the test image and keeps
+// the engine's graph in the root.
+func bake(ctx context.Context, r root, image string) (err error) {
+	l, err := newLab(false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	h, err := l.addHost(HostConfig{
+		Name:       "bake",
+		DaemonArgs: []string{"--storage-driver=overlay2", "--bridge=none", "--iptables=false"},
+	}, 1, r)
+	if err != nil {
+		return err
+	}
+	l.Hosts = append(l.Hosts, h)
+	if err := h.start(ctx); err != nil {
+		return err
+	}
+	if _, err := h.StartEngine(ctx); err != nil {
+		return err
+	}
+	version, err := h.EngineVersion(ctx)
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(version, r.Engine) {
+		return fmt.Errorf("lab: the archive has engine %s by now, not %s", version, r.Engine)
+	}
+	f, err := os.Open(image)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = h.RunInput(ctx, f, "docker", "import", "--change", `CMD ["bash"]`,
+		"--change", "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "-", Image)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(h.StopEngine(ctx), h.PowerOff(ctx)); err != nil {
+		return err
+	}
+	// Only image and layers: every engine makes its own identity and networks.
+	graph := filepath.Join(r.Dir, "docker")
+	if err := os.Mkdir(graph, 0o710); err != nil {
+		return err
+	}
+	for _, dir := range []string{"image", "overlay2"} {
+		if err := os.Rename(filepath.Join(h.disk, "docker", dir), filepath.Join(graph, dir)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,41 @@
+//go:build linux
+
+package lab
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Until calls try until it returns nil. It waits a little longer after every
+// attempt, and gives up when ctx is done, or after 30 seconds if ctx has no
+// deadline. The error names what was waited for and holds try's last error.
+func Until(ctx context.Context, what string, try func(context.Context) error) error {
+	ctx, cancel := bounded(ctx, 30*time.Second)
+	defer cancel()
+	pause := 2 * time.Millisecond
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var last error
+	for {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("lab: waiting for %s: %w (last: %v)", what, ctx.Err(), last)
+		case <-timer.C:
+		}
+		if last = try(ctx); last == nil {
+			return nil
+		}
+		timer.Reset(pause)
+		pause = min(pause*3/2, 100*time.Millisecond)
+	}
+}
+
+// bounded gives ctx a deadline if it has none.
+func bounded(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, limit)
+}
