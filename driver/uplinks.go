@@ -22,7 +22,7 @@ func Uplinks(a Actual, routes []kernel.Route) []string {
 	var out []string
 	for name, l := range a.Links {
 		switch {
-		case l.Loopback, l.Master != 0, Ours(l), dockerBridge(l):
+		case l.Loopback, l.Master != 0, Ours(l), DockerBridge(l):
 		case viaGateway[l.Index]:
 			out = append(out, name)
 		case l.Kind != "bridge" && hasGlobalAddress(a.Addresses[name]):
@@ -33,8 +33,8 @@ func Uplinks(a Actual, routes []kernel.Route) []string {
 	return out
 }
 
-// dockerBridge knows the engine's bridges by their names.
-func dockerBridge(l kernel.Link) bool {
+// DockerBridge knows the engine's bridges by their names.
+func DockerBridge(l kernel.Link) bool {
 	if l.Kind != "bridge" {
 		return false
 	}

@@ -35,11 +35,11 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	err := run(ctx, os.Args[1:])
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit) && exit.Exited():
+	// Only a command in a host ends with a bare ExitError: its status is ours.
+	if exit, ok := err.(*exec.ExitError); ok && exit.Exited() {
 		os.Exit(exit.ExitCode())
-	case err != nil:
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "weftlab:", err)
 		os.Exit(1)
 	}

@@ -1,0 +1,168 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/weft-net/weft/driver"
+	"github.com/weft-net/weft/internal/firewall"
+	"github.com/weft-net/weft/internal/kernel"
+)
+
+// PlanEndpoint names the links and derives the MAC address that nobody chose.
+func (k *Kind) PlanEndpoint(n driver.Network, ep driver.Endpoint) (driver.Endpoint, error) {
+	id := ep.ID[:min(12, len(ep.ID))]
+	ep.HostLink, ep.PeerLink = driver.PrefixHost+id, driver.PrefixPeer+id
+	if ep.MAC == "" {
+		switch {
+		case ep.IPv4.IsValid():
+			ep.MAC = driver.MAC(k.cfg.Seed, ep.IPv4.Addr()).String()
+		case ep.IPv6.IsValid():
+			ep.MAC = driver.MAC(k.cfg.Seed, ep.IPv6.Addr()).String()
+		default:
+			ep.MAC = driver.MAC(k.cfg.Seed+ep.ID, netip.Addr{}).String()
+		}
+	}
+	if _, err := net.ParseMAC(ep.MAC); err != nil {
+		return ep, fmt.Errorf("%w: MAC address %q: %w", driver.ErrOption, ep.MAC, err)
+	}
+	if _, err := sysctls(ep); err != nil {
+		return ep, err
+	}
+	name, s := ep.DriverOpts[optIfname], parse(n.Options)
+	if name != "" && s.Attach != driver.AttachDirect {
+		return ep, driver.WithHint(fmt.Errorf("%w: %s=%q: the engine names the interfaces that it moves", driver.ErrOption, optIfname, name),
+			"create the network with -o attach=direct, or set -o %s", optPrefix)
+	}
+	return ep, nil
+}
+
+// Join makes the endpoint's link and decides who publishes its ports.
+func (k *Kind) Join(_ context.Context, n driver.Network, ep driver.Endpoint) (driver.Endpoint, driver.JoinAnswer, error) {
+	s := parse(n.Options)
+	byEngine := s.Publish == publishDocker && len(ep.Wanted) > 0 && !n.Internal
+	if byEngine && !ep.IPv4.IsValid() {
+		return ep, driver.JoinAnswer{}, driver.WithHint(fmt.Errorf("%w: the engine publishes ports over IPv4 only, and this network has none", driver.ErrOption),
+			"create the network with -o publish=native")
+	}
+	answer := gateways(n, s, byEngine)
+	mac, err := net.ParseMAC(ep.MAC)
+	if err != nil {
+		return ep, answer, fmt.Errorf("endpoint %.12s: %w", ep.ID, err)
+	}
+	v := kernel.Veth{Host: ep.HostLink, Peer: ep.PeerLink, Bridge: n.Device, MTU: s.MTU, MAC: mac, Isolated: !s.ICC}
+	ep.Attach, ep.AttachWhy = k.attach(s, ep, byEngine)
+	if ep.Attach == driver.AttachDocker {
+		answer.SrcName, answer.DstPrefix = ep.PeerLink, s.Prefix
+		return ep, answer, k.cfg.Kernel.AddVeth(v)
+	}
+	settings, err := sysctls(ep)
+	if err != nil {
+		return ep, answer, err
+	}
+	if !ep.IPv6.IsValid() {
+		settings = append([]kernel.Sysctl{{Key: "net.ipv6.conf.IFNAME.disable_ipv6", Value: "1"}}, settings...)
+	}
+	v.Peer = ep.DriverOpts[optIfname]
+	_, err = k.cfg.Kernel.Attach(kernel.Attachment{Veth: v, Sandbox: ep.Sandbox, Prefix: directPrefix, Addrs: ep.Addrs(), Sysctls: settings})
+	if errors.Is(err, kernel.ErrExists) && v.Peer == "" {
+		// A Join that was answered before: what is there is this endpoint's.
+		_, lookup := k.cfg.Kernel.LinkByName(ep.HostLink)
+		if lookup == nil {
+			err = nil
+		}
+	}
+	return ep, answer, err
+}
+
+// attach decides who puts the link into the sandbox.
+func (k *Kind) attach(s Settings, ep driver.Endpoint, byEngine bool) (driver.Attach, string) {
+	if s.Attach != driver.AttachDirect {
+		return driver.AttachDocker, ""
+	}
+	name := ep.DriverOpts[optIfname]
+	switch ok, why := k.cfg.DirectSafe(); {
+	case !ok:
+		return driver.AttachDocker, why
+	case byEngine:
+		return driver.AttachDocker, "the engine publishes its ports (publish=docker)"
+	case s.Prefix != defaultPrefix:
+		return driver.AttachDocker, "the network names its interfaces (" + optPrefix + ")"
+	case strings.HasPrefix(name, defaultPrefix):
+		return driver.AttachDocker, "the engine's next interface could be called " + name
+	case !k.cfg.Kernel.SandboxExists(ep.Sandbox):
+		return driver.AttachDocker, "the sandbox was not there yet (engine before 28)"
+	}
+	return driver.AttachDirect, ""
+}
+
+// gateways are the routes of an endpoint. One whose ports the engine publishes
+// gets none, so that the engine adds docker_gwbridge; its way out over IPv6,
+// which docker_gwbridge does not have, is two halves of the default route,
+// because the engine takes ::/0 for a gateway.
+func gateways(n driver.Network, s Settings, byEngine bool) driver.JoinAnswer {
+	var a driver.JoinAnswer
+	if n.Internal {
+		return a
+	}
+	if len(n.IPv4) > 0 && s.Mode4 != firewall.ModeIsolated && !byEngine {
+		a.Gateway4 = n.IPv4[0].Router()
+	}
+	if len(n.IPv6) > 0 && s.Mode6 != firewall.ModeIsolated {
+		router := n.IPv6[0].Router()
+		if !byEngine {
+			a.Gateway6 = router
+		} else if router.IsValid() {
+			for _, half := range []string{"::/1", "8000::/1"} {
+				a.Routes = append(a.Routes, driver.Route{Destination: netip.MustParsePrefix(half), NextHop: router})
+			}
+		}
+	}
+	a.NoGatewayService = !byEngine && !a.Gateway4.IsValid() && !a.Gateway6.IsValid()
+	return a
+}
+
+// sysctls types the endpoint's --driver-opt …endpoint.sysctls.
+func sysctls(ep driver.Endpoint) ([]kernel.Sysctl, error) {
+	text := ep.DriverOpts[optSysctls]
+	if text == "" {
+		return nil, nil
+	}
+	var out []kernel.Sysctl
+	for item := range strings.SplitSeq(text, ",") {
+		key, value, ok := strings.Cut(item, "=")
+		if !ok || !strings.HasPrefix(key, "net.") || !strings.Contains(key, ".IFNAME.") || strings.Contains(key, "/") {
+			return nil, fmt.Errorf("%w: %s: %q: use net.ipv4.conf.IFNAME.name=value, comma-separated", driver.ErrOption, optSysctls, item)
+		}
+		out = append(out, kernel.Sysctl{Key: key, Value: value})
+	}
+	return out, nil
+}
+
+// Leave takes a direct link away. A link that the engine moved comes back to
+// the host and waits there for the next Join or for RemoveEndpoint.
+func (k *Kind) Leave(_ context.Context, _ driver.Network, ep driver.Endpoint) error {
+	if ep.Attach != driver.AttachDirect {
+		return nil
+	}
+	return k.cfg.Later.Delete(ep.HostLink)
+}
+
+// RemoveEndpoint takes the pair away.
+func (k *Kind) RemoveEndpoint(_ context.Context, _ driver.Network, ep driver.Endpoint) error {
+	return k.cfg.Later.Delete(ep.HostLink)
+}
+
+// EnsureEndpoint mends the bridge port of a joined endpoint.
+func (k *Kind) EnsureEndpoint(_ context.Context, n driver.Network, ep driver.Endpoint) error {
+	s := parse(n.Options)
+	err := k.cfg.Kernel.EnsurePort(kernel.Veth{Host: ep.HostLink, Bridge: n.Device, Isolated: !s.ICC, Hairpin: len(ep.Ports) > 0})
+	if errors.Is(err, kernel.ErrNotFound) {
+		return nil
+	}
+	return err
+}
