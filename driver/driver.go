@@ -3,7 +3,6 @@ package driver
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -35,7 +34,10 @@ type Kernel interface {
 // Firewall is what reconcile asks of the firewall.
 type Firewall interface {
 	SetUplinks(ctx context.Context, names []string) error
+	// Repair takes facts over, whatever was known before, and mends the kernel.
 	Repair(ctx context.Context, facts firewall.Facts) (repaired []string, err error)
+	// Mend makes the kernel be what the firewall was told last.
+	Mend(ctx context.Context) (repaired []string, err error)
 }
 
 // Config is what [New] takes. Journal, Kernel, Firewall and Kinds are required.
@@ -107,8 +109,10 @@ func New(cfg Config) (*Driver, error) {
 	}, nil
 }
 
-// Restore takes up what the journal says. It touches no link; [Driver.Reconcile]
-// does. A damaged journal is an error: guessing would break promises.
+// Restore takes up what the journal says: records, reserved host ports and
+// firewall rules. It must end before the first request is answered. It touches
+// no link; [Driver.Reconcile] does. A damaged journal is an error: guessing would
+// break promises. Ports that could not be reserved again are only logged.
 func (d *Driver) Restore(ctx context.Context) error {
 	networks, err := journal.Load[Network](d.cfg.Journal, bucketNetworks)
 	if err != nil {
@@ -121,17 +125,19 @@ func (d *Driver) Restore(ctx context.Context) error {
 	d.mu.Lock()
 	d.networks, d.endpoints = networks, endpoints
 	d.mu.Unlock()
-	var errs []error
 	for _, ep := range endpoints {
 		n, kind, err := d.network(ep.Network)
 		if err == nil {
 			err = kind.Restore(ctx, n, ep)
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("restore endpoint %s: %w", short(ep.ID), err))
+			d.log.Error("restore endpoint", "endpoint", short(ep.ID), "err", err)
 		}
 	}
-	return errors.Join(errs...)
+	if _, err := d.cfg.Firewall.Repair(ctx, d.FirewallFacts()); err != nil {
+		return fmt.Errorf("restore firewall: %w", err)
+	}
+	return nil
 }
 
 // network finds a network and its kind.

@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/weft-net/weft/internal/firewall"
@@ -181,4 +182,17 @@ type JoinAnswer struct {
 type Route struct {
 	Destination netip.Prefix
 	NextHop     netip.Addr
+}
+
+// ProtoName is the name of a protocol number: tcp, udp, sctp, or the number.
+func ProtoName(proto uint8) string {
+	switch proto {
+	case 6:
+		return "tcp"
+	case 17:
+		return "udp"
+	case 132:
+		return "sctp"
+	}
+	return strconv.Itoa(int(proto))
 }

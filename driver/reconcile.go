@@ -72,7 +72,7 @@ func (d *Driver) Reconcile(ctx context.Context, depth Depth) (Report, error) {
 	swept, err := d.sweep(actual)
 	report.Repaired = append(report.Repaired, swept...)
 	errs = append(errs, err, d.updateUplinks(ctx, actual))
-	repaired, err := d.cfg.Firewall.Repair(ctx, d.FirewallFacts())
+	repaired, err := d.cfg.Firewall.Mend(ctx)
 	report.Repaired = append(report.Repaired, repaired...)
 	err = errors.Join(append(errs, err)...)
 	d.count(report, err)
@@ -82,9 +82,9 @@ func (d *Driver) Reconcile(ctx context.Context, depth Depth) (Report, error) {
 	return report, err
 }
 
-// RepairFirewall makes the firewall be what the journal says.
-func (d *Driver) RepairFirewall(ctx context.Context) (Report, error) {
-	repaired, err := d.cfg.Firewall.Repair(ctx, d.FirewallFacts())
+// MendFirewall mends the firewall alone.
+func (d *Driver) MendFirewall(ctx context.Context) (Report, error) {
+	repaired, err := d.cfg.Firewall.Mend(ctx)
 	report := Report{Repaired: repaired}
 	d.count(report, err)
 	for _, r := range repaired {

@@ -222,7 +222,7 @@ func TestLoopbackIsOutOfReach(t *testing.T) {
 	for _, from := range []string{"a1", "out"} {
 		ns := l.node[from]
 		ns.sysctl(t, "ipv4/conf/all/route_localnet", "1")
-		ns.sh(t, `ip rule add pref 10 lookup main; ip rule del pref 0; ip rule add pref 20 lookup local
+		ns.sh(t, `ip addr del 127.0.0.1/8 dev lo
 			ip route add 127.0.0.1/32 via $(ip route show default | cut -d" " -f3) src $(ip -4 -o addr show eth0 | sed 's/.*inet \([^/]*\).*/\1/')`)
 	}
 	open := l.host

@@ -120,48 +120,51 @@ const (
 )
 
 // edits returns what makes the jump be in this chain, once, and nowhere else;
-// with an empty chain, what removes everything of weft. Packets never lack the
-// jump in between.
+// with an empty target, what removes everything of weft. When the jump moves
+// from one chain to another, packets never lack it in between.
 func (t filterTable) edits(target string) []edit {
 	var es []edit
-	accepting := slices.Equal(t.ours, []string{rule(chainOurs, accept())})
-	if target != "" && !accepting {
+	if target != "" && !slices.Equal(t.ours, []string{rule(chainOurs, accept())}) {
 		es = append(es, edit{verb: verbClear, chain: chainOurs}, edit{verbAppend, chainOurs, accept()})
 	}
-	for _, at := range []struct {
-		chain string
-		rules []string
-	}{{chainForward, t.forward}, {chainUser, t.user}} {
-		want := 0
-		if at.chain == target {
-			want = 1
-		}
-		have := 0
-		for _, r := range at.rules {
-			if r == rule(at.chain, jump(chainOurs)) {
-				have++
-			}
-		}
-		for ; have < want; have++ {
-			es = append(es, edit{verbInsert, at.chain, jump(chainOurs)})
-		}
-		for ; have > want; have-- {
-			es = append(es, edit{verbDelete, at.chain, jump(chainOurs)})
+	rules := map[string][]string{chainForward: t.forward, chainUser: t.user}
+	if target != "" && !inPlace(target, rules[target]) {
+		es = append(es, deletions(target, rules[target])...)
+		es = append(es, edit{verbInsert, target, jump(chainOurs)})
+	}
+	for _, chain := range []string{chainForward, chainUser} {
+		if chain != target {
+			es = append(es, deletions(chain, rules[chain])...)
 		}
 	}
-	slices.SortStableFunc(es, func(a, b edit) int { return rank(a) - rank(b) })
 	if target == "" && t.hasOurs {
 		es = append(es, edit{verb: verbClear, chain: chainOurs}, edit{verb: verbRemove, chain: chainOurs})
 	}
 	return es
 }
 
-// rank puts deletions last.
-func rank(e edit) int {
-	if e.verb == verbDelete {
-		return 1
+// inPlace says whether the chain has one jump, and packets come to it. What
+// others put before it on a condition is their right.
+func inPlace(chain string, rules []string) bool {
+	ours := rule(chain, jump(chainOurs))
+	first := slices.Index(rules, ours)
+	if first < 0 || slices.Contains(rules[first+1:], ours) {
+		return false
 	}
-	return 0
+	// Old engines end DOCKER-USER with RETURN: behind it nothing works.
+	return !slices.Contains(rules[:first], rule(chain, jump("RETURN")))
+}
+
+// deletions removes every jump of weft from a chain. It names the rule and not
+// its number, which may be another rule's by now.
+func deletions(chain string, rules []string) []edit {
+	var es []edit
+	for _, r := range rules {
+		if r == rule(chain, jump(chainOurs)) {
+			es = append(es, edit{verbDelete, chain, jump(chainOurs)})
+		}
+	}
+	return es
 }
 
 func accept() []string {

@@ -65,7 +65,7 @@ func familyElements(n Network, bridge field, v6 bool) []element {
 	es := []element{member(setName("into").of(v6), bridge).verdict(families[0].Mode.verdict())}
 	for _, f := range families {
 		es = append(es, member(setName("hair").of(v6), bridge, subnet(f.Subnet)))
-		if !n.Masquerade || n.Internal || f.Mode > ModeNATUnprotected {
+		if !n.masquerades(f) {
 			continue
 		}
 		es = append(es, member(setName("masq").of(v6), subnet(f.Subnet)))

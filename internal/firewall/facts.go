@@ -131,6 +131,11 @@ func (n Network) family(v6 bool) []Family {
 	return n.IPv4
 }
 
+// masquerades says whether sources of a subnet are translated on the way out.
+func (n Network) masquerades(f Family) bool {
+	return n.Masquerade && !n.Internal && f.Mode <= ModeNATUnprotected
+}
+
 // contains says whether the address lies in a subnet of the network.
 func (n Network) contains(a netip.Addr) bool {
 	for _, f := range n.family(a.Is6()) {

@@ -15,9 +15,9 @@ import (
 const filterName = "filter"
 
 // lockWait is how many seconds to wait for the xtables lock.
-const lockWait = 5
+const lockWait = 2
 
-// A ruleset of iptables: one flavour, one family.
+// An xtables is the filter table of one flavour and family.
 type xtables struct {
 	flavour Flavour
 	v6      bool

@@ -132,6 +132,9 @@ func (l *ledger) addNetwork(n Network) (*step, error) {
 	if owner, ok := l.bridges[n.Bridge]; ok && owner != n.ID {
 		return nil, fmt.Errorf("bridge %s of network %s: %w: it is the bridge of network %s", n.Bridge, n.ID, ErrConflict, owner)
 	}
+	if err := l.overlaps(n); err != nil {
+		return nil, fmt.Errorf("network %s: %w", n.ID, err)
+	}
 	s := l.step()
 	old, known := l.networks[n.ID]
 	if known {
@@ -147,6 +150,26 @@ func (l *ledger) addNetwork(n Network) (*step, error) {
 		l.networks[n.ID], l.bridges[n.Bridge] = n, n.ID
 	}
 	return s, nil
+}
+
+// overlaps refuses what an interval set cannot hold: a masqueraded subnet that
+// contains, or is contained in, another one.
+func (l *ledger) overlaps(n Network) error {
+	for _, v6 := range []bool{false, true} {
+		for _, f := range n.family(v6) {
+			for _, other := range l.networks {
+				if other.ID == n.ID || !n.masquerades(f) {
+					continue
+				}
+				for _, o := range other.family(v6) {
+					if other.masquerades(o) && o.Subnet.Overlaps(f.Subnet) && o.Subnet.Masked() != f.Subnet.Masked() {
+						return fmt.Errorf("subnet %v: %w: it overlaps %v of network %s", f.Subnet, ErrConflict, o.Subnet, other.ID)
+					}
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // removeNetwork plans the removal of a network and of the ports in it.

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,8 +10,6 @@ import (
 	"strings"
 	"time"
 	"unsafe"
-
-	"context"
 
 	"golang.org/x/sys/unix"
 )

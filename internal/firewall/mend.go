@@ -87,7 +87,7 @@ func (n *NFT) mendTable(ctx context.Context) ([]string, error) {
 // broken says what is wrong with the rules of the table; nothing if empty.
 func (n *NFT) broken() string {
 	if n.print == "" {
-		return "first load by this process"
+		return "not known to be as this process would load it"
 	}
 	switch ok, err := n.tables.exists(nftables.TableFamilyINet, tableName); {
 	case err != nil:
@@ -115,12 +115,9 @@ func (n *NFT) install(ctx context.Context, want map[setName][]element) error {
 		return err
 	}
 	print, rules, err := n.tables.fingerprint()
-	if err != nil {
-		return fmt.Errorf("checking table inet %s: %w", tableName, err)
-	}
-	if rules != skeletonRules() {
-		// Changed by somebody between the load and the look: the next look mends it.
-		n.log.Warn("table changed while it was loaded", "table", tableName, "rules", rules)
+	if err != nil || rules != skeletonRules() {
+		// Somebody was at it between the load and the look: the next look mends it.
+		n.log.Warn("table changed while it was loaded", "table", tableName, "rules", rules, "error", err)
 		print = ""
 	}
 	n.print = print

@@ -155,4 +155,3 @@ func inside(ns netns.NsHandle, fn func() error) error {
 	}()
 	return <-done
 }
-

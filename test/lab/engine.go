@@ -222,8 +222,9 @@ func (h *Host) RestartEngine(ctx context.Context) (time.Duration, error) {
 // command line matches an extended regular expression, waits for their end
 // and returns their number.
 func (h *Host) KillProcess(ctx context.Context, pattern string) (int, error) {
-	const script = `pids=$(pgrep -f -- "$0" | grep -vx $$) || exit 0; kill -9 $pids 2>/dev/null; echo $pids`
-	out, err := h.Run(ctx, "sh", "-c", script, pattern)
+	// The pattern comes by standard input, or it would match this command too.
+	const script = `read -r pattern; pids=$(pgrep -f -- "$pattern") || exit 0; kill -9 $pids 2>/dev/null; echo $pids`
+	out, err := h.RunInput(ctx, strings.NewReader(pattern+"\n"), "sh", "-c", script)
 	if err != nil {
 		return 0, err
 	}
@@ -256,9 +257,12 @@ func (h *Host) SetDaemonArgs(args ...string) error {
 	return h.lab.record.setHost(h.Name, func(hr *hostRecord) { hr.Config.DaemonArgs = args })
 }
 
-// EngineVersion asks the engine for its version.
+// EngineVersion asks the engine for its version. The packager's suffix, as in
+// 20.10.24+dfsg1, is left out.
 func (h *Host) EngineVersion(ctx context.Context) (string, error) {
-	return h.Docker(ctx, "version", "--format", "{{.Server.Version}}")
+	out, err := h.Docker(ctx, "version", "--format", "{{.Server.Version}}")
+	version, _, _ := strings.Cut(out, "+")
+	return version, err
 }
 
 // EngineLog is the log of dockerd since the host was made, also when the host

@@ -8,6 +8,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -206,13 +207,15 @@ func (h *Host) configure(ctx context.Context, first bool) error {
 	if h.cfg.IPForward {
 		forward = "1"
 	}
-	// eth0 came after boot.sh and copied the defaults, these may differ.
-	sysctls := map[string]string{"net.ipv4.ip_forward": forward, "net.ipv6.conf.all.forwarding": forward}
-	for name, value := range h.cfg.Sysctls {
-		sysctls[name] = value
+	// Forwarding first: it resets others. eth0 came after boot.sh, so a
+	// setting for eth0 is possible only now.
+	for _, name := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
+		if err := h.Sysctl(ctx, name, forward); err != nil {
+			return err
+		}
 	}
-	for name, value := range sysctls {
-		if err := h.Sysctl(ctx, name, value); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(h.cfg.Sysctls)) {
+		if err := h.Sysctl(ctx, name, h.cfg.Sysctls[name]); err != nil {
 			return err
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 )
 
 const (
@@ -61,7 +60,7 @@ func bake(ctx context.Context, r root, image string) (err error) {
 	if err != nil {
 		return err
 	}
-	if !strings.HasPrefix(version, r.Engine) {
+	if version != r.Engine {
 		return fmt.Errorf("lab: the archive has engine %s by now, not %s", version, r.Engine)
 	}
 	f, err := os.Open(image)

@@ -92,7 +92,7 @@ func (h *Host) plugIn(ctx context.Context) error {
 		"addr add " + h.IPv6.String() + "/64 dev eth0 nodad",
 		"link set eth0 up",
 		"route add default via " + Gateway4,
-		"-6 route add default via " + Gateway6,
+		"route add default via " + Gateway6,
 	}
 	_, err := h.RunInput(ctx, strings.NewReader(strings.Join(batch, "\n")), "ip", "-batch", "-")
 	return err

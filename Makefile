@@ -1,0 +1,67 @@
+# make help lists the targets.
+SHELL := /bin/bash
+ARCH ?= $(shell go env GOARCH)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+GOTOOL := go tool -modfile=tools/go.mod
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+.PHONY: build
+build: ## the binary, for this machine
+	CGO_ENABLED=0 GOARCH=$(ARCH) go build -trimpath -ldflags "$(LDFLAGS)" -o build/weft-$(ARCH) ./cmd/weft
+
+.PHONY: plugin
+plugin: build ## build/plugin: config.json and rootfs for `docker plugin create weft:latest build/plugin`
+	packaging/rootfs.sh $(ARCH) build/weft-$(ARCH) build/plugin/rootfs
+	cp config.json build/plugin/config.json
+
+.PHONY: plugin-arm64
+plugin-arm64: ## the same for arm64, cross-compiled
+	$(MAKE) build ARCH=arm64
+	packaging/rootfs.sh arm64 build/weft-arm64 build/plugin-arm64/rootfs
+	cp config.json build/plugin-arm64/config.json
+
+.PHONY: man
+man: build ## manual pages and shell completion below build/
+	build/weft-$(ARCH) man build/man
+	mkdir -p build/completion
+	for s in bash zsh fish; do build/weft-$(ARCH) completion $$s > build/completion/weft.$$s; done
+
+.PHONY: up
+up: ## try weft on this machine: plugin, network, two containers
+	packaging/up.sh
+
+.PHONY: down
+down: ## take away what `make up` made
+	packaging/down.sh
+
+.PHONY: lab
+lab: ## three test hosts with real engines that stay until make lab-clean
+	go run ./test/lab/weftlab up
+
+.PHONY: lab-clean
+lab-clean: ## remove all test hosts
+	go run ./test/lab/weftlab clean
+
+.PHONY: test
+test: ## everything: linter, unit, kernel, fuzz and end-to-end tests
+	test/run.sh all
+
+.PHONY: test-fast
+test-fast: ## linter and the tests that need no engine, in under a minute
+	test/run.sh fast
+
+.PHONY: bench-run
+bench-run: plugin ## network share of `docker run` against the built-in bridge
+	go test ./test/bench -run 'TestNetworkShare' -count=1 -v -timeout 40m -args -bench-run
+
+.PHONY: lint
+lint: ## the linter
+	$(GOTOOL) golangci-lint run ./...
+
+.PHONY: clean
+clean: ## remove build/
+	rm -rf build

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"log/slog"
+	"net/netip"
+
+	"github.com/weft-net/weft/driver"
+	"github.com/weft-net/weft/internal/config"
+	"github.com/weft-net/weft/internal/journal"
+	"github.com/weft-net/weft/ipam"
+)
+
+// hostRecord is the journal's note of who this host is.
+type hostRecord struct {
+	ID string `json:"id"`
+}
+
+// hostID is a random id that the journal keeps.
+func hostID(j *journal.Journal) (string, error) {
+	const bucket, key = "host", "identity"
+	known, err := journal.Load[hostRecord](j, bucket)
+	if err != nil {
+		return "", err
+	}
+	if rec, ok := known[key]; ok {
+		return rec.ID, nil
+	}
+	b := make([]byte, 16)
+	if _, err := rand.Read(b); err != nil {
+		return "", err
+	}
+	rec := hostRecord{ID: hex.EncodeToString(b)}
+	return rec.ID, j.Commit(context.Background(), journal.Put(bucket, key, rec))
+}
+
+// openIPAM makes the address book of this host.
+func (h *house) openIPAM(cfg config.Config, log *slog.Logger) (*ipam.IPAM, error) {
+	pools, err := ipam.ParsePools(cfg.Pools)
+	if err != nil {
+		return nil, err
+	}
+	return ipam.New(ipam.Config{Journal: h.journal, Seed: h.hostID, Pools: pools, Routes: h.onLink, Logger: log, Holders: h.ipamHolders})
+}
+
+// onLink are the subnets that this host reaches; dynamic pools avoid them.
+func (h *house) onLink() []netip.Prefix {
+	routes, err := h.kernel.Routes()
+	if err != nil {
+		h.log.Warn("routes of the host", "err", err)
+		return nil
+	}
+	var out []netip.Prefix
+	for _, r := range routes {
+		if r.Dst.Bits() > 0 {
+			out = append(out, r.Dst)
+		}
+	}
+	return out
+}
+
+// holders tells the driver what the engine still knows.
+func (h *house) holders(ctx context.Context) (driver.Holders, error) {
+	held, err := h.engine.Held(ctx)
+	return driver.Holders{Networks: held.Networks, Endpoints: held.Endpoints, At: held.At}, err
+}
+
+// ipamHolders tells ipam which addresses the engine and the driver still use.
+func (h *house) ipamHolders(ctx context.Context) (ipam.Holders, error) {
+	held, err := h.engine.Held(ctx)
+	if err != nil {
+		return ipam.Holders{}, err
+	}
+	for _, ep := range h.driver.Endpoints("") {
+		for _, p := range ep.Addrs() {
+			held.Addresses[p.Addr()] = true
+		}
+	}
+	for _, n := range h.driver.Networks() {
+		for _, s := range n.Subnets() {
+			held.Subnets[s.Pool] = true
+		}
+	}
+	return ipam.Holders{Addresses: held.Addresses, Subnets: held.Subnets, At: held.At}, nil
+}

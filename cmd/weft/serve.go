@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weft-net/weft/bridge"
+	"github.com/weft-net/weft/driver"
+	"github.com/weft-net/weft/internal/admin"
+	"github.com/weft-net/weft/internal/build"
+	"github.com/weft-net/weft/internal/config"
+	"github.com/weft-net/weft/internal/daemon"
+	"github.com/weft-net/weft/internal/engine"
+	"github.com/weft-net/weft/internal/firewall"
+	"github.com/weft-net/weft/internal/hostport"
+	"github.com/weft-net/weft/internal/journal"
+	"github.com/weft-net/weft/internal/kernel"
+	"github.com/weft-net/weft/ipam"
+	"github.com/weft-net/weft/plugin"
+)
+
+// Default places. /var/lib and /run are the host's in a managed plugin.
+const (
+	defaultSocket  = "/run/docker/plugins/weft.sock"
+	defaultJournal = "/var/lib/weft/journal.db"
+	defaultEngine  = "/run/docker.sock"
+)
+
+// serveFlags are the places, for services and tests that need others.
+type serveFlags struct{ socket, journal, engine string }
+
+func serveCommand() *cobra.Command {
+	var f serveFlags
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Run the driver", Args: cobra.NoArgs,
+		Long: "serve is what the plugin and the systemd unit run. Settings are environment variables:\n\n" + settingsHelp(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), f) },
+	}
+	cmd.Flags().StringVar(&f.socket, "socket", defaultSocket, "unix socket that the engine calls")
+	cmd.Flags().StringVar(&f.journal, "journal", defaultJournal, "file of what was promised to the engine")
+	cmd.Flags().StringVar(&f.engine, "engine", defaultEngine, "socket of the Docker API")
+	return cmd
+}
+
+func settingsHelp() string {
+	var text string
+	for _, s := range config.Settings() {
+		text += fmt.Sprintf("  %-12s %s (default %q)\n", s.Name, s.Help, s.Default)
+	}
+	return text
+}
+
+// house is the daemon's parts.
+type house struct {
+	flags    serveFlags
+	started  time.Time
+	log      *slog.Logger
+	journal  *journal.Journal
+	hostID   string
+	kernel   *kernel.Host
+	firewall *firewall.NFT
+	ports    *hostport.Table
+	later    *kernel.Later
+	engine   *engine.Engine
+	driver   *driver.Driver
+	ipam     *ipam.IPAM
+}
+
+// serve listens first, so that the engine's ten seconds are kept, then takes up
+// the journal, then answers.
+func serve(ctx context.Context, f serveFlags) (retErr error) {
+	cfg, err := config.Parse(os.Environ())
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.Log}))
+	log.Info("start", "version", build.Read(version).Version)
+	listener, err := plugin.ActivationListener()
+	if err == nil && listener == nil {
+		listener, err = plugin.Listen(f.socket)
+	}
+	if err != nil {
+		return err
+	}
+	h, err := open(ctx, cfg, f, log)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	defer func() { retErr = errors.Join(retErr, h.close()) }()
+	if err := h.driver.Restore(ctx); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	handler := plugin.New(plugin.Config{Network: driver.NewWire(h.driver), IPAM: ipam.NewWire(h.ipam), Logger: log})
+	if err := daemon.Notify("READY=1"); err != nil {
+		log.Warn("systemd", "err", err)
+	}
+	return daemon.Run(ctx, log,
+		daemon.Task{Name: "plugin", Run: func(ctx context.Context) error { return handler.Serve(ctx, listener) }},
+		daemon.Task{Name: "admin", Run: func(ctx context.Context) error { return admin.Serve(ctx, filepath.Dir(f.socket), h.source(), log) }},
+		daemon.Task{Name: "reconcile", Run: h.reconcile},
+		daemon.Task{Name: "engine", Run: h.engine.Run},
+		daemon.Task{Name: "later", Run: h.later.Run},
+	)
+}
+
+// open makes every part; each gets what it needs and nothing else.
+func open(_ context.Context, cfg config.Config, f serveFlags, log *slog.Logger) (_ *house, retErr error) {
+	h := &house{flags: f, started: time.Now(), log: log}
+	defer func() {
+		if retErr != nil {
+			retErr = errors.Join(retErr, h.close())
+		}
+	}()
+	part := func(name string) *slog.Logger { return log.With("part", name) }
+	var err error
+	if h.journal, err = journal.Open(f.journal); err != nil {
+		return nil, err
+	}
+	if h.hostID, err = hostID(h.journal); err != nil {
+		return nil, err
+	}
+	if h.kernel, err = kernel.Open(kernel.Config{Logger: part("kernel")}); err != nil {
+		return nil, err
+	}
+	if h.firewall, err = firewall.New(firewall.Config{Logger: part("firewall")}); err != nil {
+		return nil, err
+	}
+	h.later = kernel.NewLater(h.kernel, 0, part("later"))
+	h.ports = hostport.New(hostport.Config{Holder: h.kernel.PortHolder, Logger: part("ports")})
+	h.engine = engine.New(engine.Config{Socket: f.engine, Logger: part("engine")})
+	kinds := map[string]driver.Kind{
+		"bridge": bridge.New(bridge.Config{
+			Kernel: h.kernel, Firewall: h.firewall, Ports: h.ports, Later: h.later,
+			Seed: h.hostID, DirectSafe: h.engine.DirectSafe, Logger: part("bridge"),
+		}),
+	}
+	h.driver, err = driver.New(driver.Config{
+		Journal: h.journal, Kernel: h.kernel, Firewall: h.firewall, Kinds: kinds,
+		Scope: cfg.Scope, Holders: h.holders, Logger: part("driver"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	h.ipam, err = h.openIPAM(cfg, part("ipam"))
+	return h, err
+}
+
+// close frees everything of this process and nothing of the kernel's state:
+// containers keep their network while weft is away.
+func (h *house) close() error {
+	var errs []error
+	if h.ports != nil {
+		h.ports.Close()
+	}
+	if h.firewall != nil {
+		errs = append(errs, h.firewall.Close())
+	}
+	if h.kernel != nil {
+		errs = append(errs, h.kernel.Close())
+	}
+	if h.journal != nil {
+		errs = append(errs, h.journal.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// reconcile runs the driver's loop with hints from the kernel and the firewall.
+func (h *house) reconcile(ctx context.Context) error {
+	var hints driver.Hints
+	var err error
+	if hints.Kernel, err = h.kernel.Watch(ctx); err != nil {
+		return err
+	}
+	if hints.Firewall, err = h.firewall.Watch(ctx); err != nil {
+		return err
+	}
+	return h.driver.Run(ctx, hints)
+}

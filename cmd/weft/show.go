@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/weft-net/weft/internal/admin"
+	"github.com/weft-net/weft/internal/build"
+)
+
+// show makes a command that asks the daemon and prints a table, or JSON.
+func show[T any](use, short string, ask func(*admin.Client, context.Context) (T, error), print func(io.Writer, T)) *cobra.Command {
+	var asJSON bool
+	var socket string
+	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		c, err := admin.Dial(cmd.Context(), socket)
+		if err != nil {
+			return err
+		}
+		v, err := ask(c, cmd.Context())
+		if err != nil {
+			return err
+		}
+		return output(cmd.OutOrStdout(), asJSON, v, print)
+	}}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().StringVar(&socket, "socket", "", "admin socket (found by itself)")
+	return cmd
+}
+
+func output[T any](w io.Writer, asJSON bool, v T, print func(io.Writer, T)) error {
+	if asJSON {
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(v)
+	}
+	tab := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
+	print(tab, v)
+	return tab.Flush()
+}
+
+func statusCommand() *cobra.Command {
+	return show("status", "Show the daemon of this host at a glance", (*admin.Client).Status, func(w io.Writer, s admin.Status) {
+		engine := "does not answer"
+		if s.Engine != nil {
+			engine = s.Engine.Version
+			if s.Engine.LiveRestore {
+				engine += ", live-restore"
+			}
+		}
+		direct := "available"
+		if !s.Direct {
+			direct = "not used: " + s.DirectWhy
+		}
+		fmt.Fprintf(w, "Version:\t%s\n", s.Build.Version)
+		fmt.Fprintf(w, "Running:\tpid %d since %s\n", s.PID, s.Started.Format(time.RFC3339))
+		fmt.Fprintf(w, "Engine:\t%s\n", engine)
+		fmt.Fprintf(w, "Networks:\t%d\n", s.Networks)
+		fmt.Fprintf(w, "Endpoints:\t%d (%d in a container)\n", s.Endpoints, s.Joined)
+		fmt.Fprintf(w, "attach=direct:\t%s\n", direct)
+		fmt.Fprintf(w, "Firewall IPv4:\t%s\n", s.Firewall.IPv4)
+		fmt.Fprintf(w, "Firewall IPv6:\t%s\n", s.Firewall.IPv6)
+		fmt.Fprintf(w, "Reconcile:\t%d runs, %d repairs, %d leaks collected\n", s.Reconcile.Runs, s.Reconcile.Repairs, s.Reconcile.Collected)
+		if s.Reconcile.LastError != "" {
+			fmt.Fprintf(w, "Last error:\t%s\n", s.Reconcile.LastError)
+		}
+		fmt.Fprintf(w, "Journal:\t%s\n", s.Journal)
+	})
+}
+
+func networksCommand() *cobra.Command {
+	return show("networks", "List weft's networks on this host", (*admin.Client).Networks, func(w io.Writer, list []admin.Network) {
+		fmt.Fprintln(w, "NETWORK ID\tMODE\tDEVICE\tSUBNETS\tGATEWAYS\tENDPOINTS\tNOTES")
+		for _, n := range list {
+			var notes []string
+			if n.Internal {
+				notes = append(notes, "internal")
+			}
+			if n.Adopted {
+				notes = append(notes, "adopted bridge")
+			}
+			fmt.Fprintf(w, "%.12s\t%s\t%s\t%s\t%s\t%d\t%s\n", n.ID, n.Mode, n.Device, words(n.Subnets), words(n.Gateways), n.Endpoints, strings.Join(notes, ", "))
+		}
+	})
+}
+
+func endpointsCommand() *cobra.Command {
+	return show("endpoints", "List weft's endpoints on this host", (*admin.Client).Endpoints, func(w io.Writer, list []admin.Endpoint) {
+		fmt.Fprintln(w, "ENDPOINT ID\tNETWORK ID\tADDRESSES\tMAC\tLINK\tATTACH\tNOTES")
+		for _, e := range list {
+			attach, notes := e.Attach, ""
+			if !e.Joined {
+				attach, notes = "-", "in no container"
+			}
+			if e.AttachWhy != "" {
+				notes = "not direct: " + e.AttachWhy
+			}
+			fmt.Fprintf(w, "%.12s\t%.12s\t%s\t%s\t%s\t%s\t%s\n", e.ID, e.Network, words(e.Addresses), e.MAC, e.HostLink, attach, notes)
+		}
+	})
+}
+
+func portsCommand() *cobra.Command {
+	return show("ports", "List the ports that weft publishes (publish=native)", (*admin.Client).Ports, func(w io.Writer, list []admin.Port) {
+		fmt.Fprintln(w, "HOST\tCONTAINER\tPROTOCOL\tENDPOINT ID\tNETWORK ID")
+		for _, p := range list {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%.12s\t%.12s\n", p.Host, p.Container, p.Proto, p.Endpoint, p.Network)
+		}
+	})
+}
+
+func words[T fmt.Stringer](list []T) string {
+	var out []string
+	for _, v := range list {
+		out = append(out, v.String())
+	}
+	return strings.Join(out, " ")
+}
+
+func versionCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{Use: "version", Short: "Print the version", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		return output(cmd.OutOrStdout(), asJSON, build.Read(version), func(w io.Writer, b build.Info) {
+			fmt.Fprintf(w, "weft %s (%s)\n", b.Version, b.Go)
+		})
+	}}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}

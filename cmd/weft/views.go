@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+
+	"github.com/weft-net/weft/driver"
+	"github.com/weft-net/weft/internal/admin"
+	"github.com/weft-net/weft/internal/build"
+)
+
+// source answers the operator's commands from the daemon's parts.
+func (h *house) source() admin.Source {
+	return admin.Source{Status: h.status, Networks: h.networks, Endpoints: h.endpoints, Ports: h.publishedPorts, Reset: h.reset}
+}
+
+func (h *house) status(ctx context.Context) (admin.Status, error) {
+	st := admin.Status{Build: build.Read(version), PID: os.Getpid(), Started: h.started, Journal: h.flags.journal, HostID: h.hostID}
+	if info, ok := h.engine.Info(); ok {
+		st.Engine = &info
+	}
+	st.Direct, st.DirectWhy = h.engine.DirectSafe()
+	fw := h.firewall.Status(ctx)
+	st.Firewall = admin.FirewallStatus{Active: fw.Active, IPv4: fw.IPv4.Reason, IPv6: fw.IPv6.Reason}
+	st.Networks = len(h.driver.Networks())
+	for _, ep := range h.driver.Endpoints("") {
+		st.Endpoints++
+		if ep.Joined {
+			st.Joined++
+		}
+	}
+	stats := h.driver.Stats()
+	st.Reconcile.Runs, st.Reconcile.Repairs, st.Reconcile.Collected = stats.Runs, stats.Repairs, stats.Collected
+	st.Reconcile.LastError = stats.LastError
+	return st, nil
+}
+
+func (h *house) networks(context.Context) ([]admin.Network, error) {
+	out := []admin.Network{}
+	for _, n := range h.driver.Networks() {
+		v := admin.Network{ID: n.ID, Mode: n.Mode, Device: n.Device, Adopted: n.Adopted, Internal: n.Internal,
+			Options: n.Options, Created: n.Created, Endpoints: len(h.driver.Endpoints(n.ID)),
+			Subnets: []netip.Prefix{}, Gateways: []netip.Addr{}}
+		for _, s := range n.Subnets() {
+			v.Subnets = append(v.Subnets, s.Pool)
+			if s.Gateway.IsValid() {
+				v.Gateways = append(v.Gateways, s.Gateway)
+			}
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+func (h *house) endpoints(context.Context) ([]admin.Endpoint, error) {
+	out := []admin.Endpoint{}
+	for _, ep := range h.driver.Endpoints("") {
+		out = append(out, admin.Endpoint{ID: ep.ID, Network: ep.Network, Addresses: ep.Addrs(), MAC: ep.MAC, Joined: ep.Joined,
+			Sandbox: ep.Sandbox, HostLink: ep.HostLink, Attach: string(ep.Attach), AttachWhy: ep.AttachWhy, Created: ep.Created})
+	}
+	return out, nil
+}
+
+func (h *house) publishedPorts(context.Context) ([]admin.Port, error) {
+	out := []admin.Port{}
+	for _, ep := range h.driver.Endpoints("") {
+		for _, p := range ep.Ports {
+			out = append(out, admin.Port{Endpoint: ep.ID, Network: ep.Network, Proto: driver.ProtoName(p.Proto), Host: p.Host,
+				Container: p.Container, Proxied: p.Host.Addr().Is4() != p.Container.Addr().Is4()})
+		}
+	}
+	return out, nil
+}
+
+// reset removes everything that weft made; what is left of the engine's own
+// records goes with `docker network rm`.
+func (h *house) reset(ctx context.Context) error {
+	return errors.Join(h.driver.Reset(ctx), h.firewall.Reset(ctx))
+}

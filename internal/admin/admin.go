@@ -1,0 +1,95 @@
+// Package admin is how the operator's commands talk to the running daemon: JSON
+// over a unix socket that only root can open.
+//
+// The daemon side is [Server]; the commands use [Dial], which finds the socket
+// by itself whether weft runs as a managed plugin or as a systemd service.
+//
+// It changes nothing but through Reset, and has no authentication of its own:
+// the socket's mode 0600 is it.
+package admin
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/weft-net/weft/internal/build"
+	"github.com/weft-net/weft/internal/engine"
+)
+
+// SocketName is the file in the plugin's socket directory. It does not end in
+// .sock, so that no engine takes it for a plugin.
+const SocketName = "weft.admin"
+
+// Status is the daemon at a glance.
+type Status struct {
+	Build   build.Info `json:"build"`
+	PID     int        `json:"pid"`
+	Started time.Time  `json:"started"`
+	Journal string     `json:"journal"`
+	HostID  string     `json:"hostID"`
+	// Engine is nil while the engine does not answer.
+	Engine *engine.Info `json:"engine"`
+	// Direct says whether attach=direct is in force, DirectWhy why not.
+	Direct    bool   `json:"direct"`
+	DirectWhy string `json:"directWhy,omitempty"`
+	// Firewall says how packets pass the host's other rules.
+	Firewall FirewallStatus `json:"firewall"`
+	Networks int            `json:"networks"`
+	// Endpoints counts all, Joined those in a sandbox.
+	Endpoints int `json:"endpoints"`
+	Joined    int `json:"joined"`
+	Reconcile struct {
+		Runs      uint64 `json:"runs"`
+		Repairs   uint64 `json:"repairs"`
+		Collected uint64 `json:"collected"`
+		LastError string `json:"lastError,omitempty"`
+	} `json:"reconcile"`
+}
+
+// FirewallStatus is the firewall at a glance.
+type FirewallStatus struct {
+	Active bool   `json:"active"`
+	IPv4   string `json:"ipv4"`
+	IPv6   string `json:"ipv6"`
+}
+
+// Network is one line of `weft networks`.
+type Network struct {
+	ID        string            `json:"id"`
+	Mode      string            `json:"mode"`
+	Device    string            `json:"device"`
+	Adopted   bool              `json:"adopted,omitempty"`
+	Internal  bool              `json:"internal,omitempty"`
+	Subnets   []netip.Prefix    `json:"subnets"`
+	Gateways  []netip.Addr      `json:"gateways"`
+	Options   map[string]string `json:"options,omitempty"`
+	Endpoints int               `json:"endpoints"`
+	Created   time.Time         `json:"created"`
+}
+
+// Endpoint is one line of `weft endpoints`.
+type Endpoint struct {
+	ID        string         `json:"id"`
+	Network   string         `json:"network"`
+	Addresses []netip.Prefix `json:"addresses"`
+	MAC       string         `json:"mac"`
+	Joined    bool           `json:"joined"`
+	Sandbox   string         `json:"sandbox,omitempty"`
+	HostLink  string         `json:"hostLink"`
+	Attach    string         `json:"attach,omitempty"`
+	// AttachWhy says why a wanted attach=direct was not used.
+	AttachWhy string    `json:"attachWhy,omitempty"`
+	Created   time.Time `json:"created"`
+}
+
+// Port is one line of `weft ports`.
+type Port struct {
+	Endpoint  string         `json:"endpoint"`
+	Network   string         `json:"network"`
+	Proto     string         `json:"proto"`
+	Host      netip.AddrPort `json:"host"`
+	Container netip.AddrPort `json:"container"`
+	// Proxied says that weft itself carries the traffic, because the families
+	// differ.
+	Proxied bool `json:"proxied,omitempty"`
+}

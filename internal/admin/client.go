@@ -1,0 +1,115 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+)
+
+// ErrNotRunning means that no daemon answers on this host.
+var ErrNotRunning = errors.New("weft does not run on this host: enable it with `docker plugin enable weft:latest` or start weft.service")
+
+// A Client talks to the daemon of this host.
+type Client struct {
+	http   *http.Client
+	socket string
+}
+
+// places are where daemons put their socket: a managed plugin in a directory
+// of its own, named by its id; a service beside the legacy sockets.
+func places() []string {
+	return []string{"/run/docker/plugins/*/" + SocketName, "/run/docker/plugins/" + SocketName}
+}
+
+// Dial finds a daemon that answers. A socket path, if not empty, is the only
+// one tried.
+func Dial(ctx context.Context, socket string) (*Client, error) {
+	candidates := []string{socket}
+	if socket == "" {
+		candidates = nil
+		for _, pattern := range places() {
+			found, err := filepath.Glob(pattern)
+			if err != nil {
+				return nil, fmt.Errorf("find the daemon: %w", err)
+			}
+			candidates = append(candidates, found...)
+		}
+	}
+	var last error
+	for _, path := range candidates {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "unix", path)
+		if err != nil {
+			last = err
+			continue
+		}
+		if err := conn.Close(); err != nil {
+			last = err
+			continue
+		}
+		dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "unix", path) }
+		return &Client{socket: path, http: &http.Client{Transport: &http.Transport{DialContext: dial}}}, nil
+	}
+	if last != nil {
+		return nil, fmt.Errorf("%w (%w)", ErrNotRunning, last)
+	}
+	return nil, ErrNotRunning
+}
+
+// Status asks for the daemon at a glance.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	return call[Status](ctx, c, http.MethodGet, "/status")
+}
+
+// Networks lists the networks, oldest first.
+func (c *Client) Networks(ctx context.Context) ([]Network, error) {
+	return call[[]Network](ctx, c, http.MethodGet, "/networks")
+}
+
+// Endpoints lists the endpoints, oldest first.
+func (c *Client) Endpoints(ctx context.Context) ([]Endpoint, error) {
+	return call[[]Endpoint](ctx, c, http.MethodGet, "/endpoints")
+}
+
+// Ports lists the ports that weft publishes itself.
+func (c *Client) Ports(ctx context.Context) ([]Port, error) {
+	return call[[]Port](ctx, c, http.MethodGet, "/ports")
+}
+
+// Reset removes everything that weft made on this host.
+func (c *Client) Reset(ctx context.Context) error {
+	_, err := call[struct{}](ctx, c, http.MethodPost, "/reset")
+	return err
+}
+
+func call[T any](ctx context.Context, c *Client, method, path string) (out T, retErr error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://weft"+path, http.NoBody)
+	if err != nil {
+		return out, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return out, fmt.Errorf("ask %s: %w", c.socket, err)
+	}
+	defer func() { retErr = errors.Join(retErr, resp.Body.Close()) }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return out, fmt.Errorf("ask %s: %w", c.socket, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		var f failure
+		if err := json.Unmarshal(body, &f); err != nil || f.Error == "" {
+			return out, fmt.Errorf("ask %s%s: %s", c.socket, path, resp.Status)
+		}
+		return out, errors.New(f.Error)
+	}
+	if err := json.Unmarshal(body, &out); err != nil {
+		return out, fmt.Errorf("ask %s%s: %w", c.socket, path, err)
+	}
+	return out, nil
+}

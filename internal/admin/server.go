@@ -1,0 +1,76 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Source answers the commands; cmd makes it from the daemon's parts.
+type Source struct {
+	Status    func(ctx context.Context) (Status, error)
+	Networks  func(ctx context.Context) ([]Network, error)
+	Endpoints func(ctx context.Context) ([]Endpoint, error)
+	Ports     func(ctx context.Context) ([]Port, error)
+	// Reset removes everything that weft made on this host.
+	Reset func(ctx context.Context) error
+}
+
+// Serve listens on dir/SocketName until ctx ends.
+func Serve(ctx context.Context, dir string, src Source, log *slog.Logger) error {
+	path := filepath.Join(dir, SocketName)
+	// What is there was left by a process that was killed: the journal's lock
+	// keeps a second daemon from coming this far.
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("admin socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return fmt.Errorf("admin socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return errors.Join(fmt.Errorf("admin socket: %w", err), l.Close())
+	}
+	mux := http.NewServeMux()
+	get(mux, "GET /status", src.Status, log)
+	get(mux, "GET /networks", src.Networks, log)
+	get(mux, "GET /endpoints", src.Endpoints, log)
+	get(mux, "GET /ports", src.Ports, log)
+	get(mux, "POST /reset", func(ctx context.Context) (struct{}, error) { return struct{}{}, src.Reset(ctx) }, log)
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		<-ctx.Done()
+		_ = srv.Close() // Serve returns ErrServerClosed
+	}()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("admin socket: %w", err)
+	}
+	return nil
+}
+
+// get answers one route with JSON; an error is {"error": "…"} with status 500.
+func get[T any](mux *http.ServeMux, route string, fn func(context.Context) (T, error), log *slog.Logger) {
+	mux.HandleFunc(route, func(w http.ResponseWriter, r *http.Request) {
+		v, err := fn(context.WithoutCancel(r.Context()))
+		var doc any = v
+		w.Header().Set("Content-Type", "application/json")
+		if err != nil {
+			w.WriteHeader(http.StatusInternalServerError)
+			doc = failure{Error: err.Error()}
+		}
+		if err := json.NewEncoder(w).Encode(doc); err != nil {
+			log.Debug("admin answer", "route", route, "err", err)
+		}
+	})
+}
+
+type failure struct {
+	Error string `json:"error"`
+}

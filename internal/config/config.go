@@ -1,0 +1,100 @@
+// Package config is the one typed configuration of the daemon. All of it comes
+// from environment variables, because a managed plugin can be set up by nothing
+// else (`docker plugin set weft:latest WEFT_LOG=debug`).
+//
+//	cfg, err := config.Parse(os.Environ())
+//
+// Parsing is strict: a bad value or an unknown WEFT_ variable is an error that
+// names it. The package reads no file and no flag.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+)
+
+// ErrSetting means that a variable has a bad value or is unknown.
+var ErrSetting = errors.New("invalid setting")
+
+// Config is what the environment says.
+type Config struct {
+	// Log is the level from which messages are written.
+	Log slog.Level
+	// Scope is what the engine is told: "local" or "global".
+	Scope string
+	// Pools is the text of WEFT_POOLS; package ipam gives it its meaning.
+	Pools string
+}
+
+// A Setting is one variable.
+type Setting struct {
+	Name, Default, Help string
+	set                 func(c *Config, value string) error
+}
+
+// Settings lists every variable in the order of the manual.
+func Settings() []Setting {
+	return []Setting{
+		{"WEFT_LOG", "info", "log level: debug, info, warn or error", setLog},
+		{"WEFT_SCOPE", "local", "scope that the engine is told: local, or global for Swarm-managed options", setScope},
+		{"WEFT_POOLS", "", "pools for networks without --subnet: base/size, comma-separated, for instance 10.10.0.0/16/24,fd00:1::/48/64", setPools},
+	}
+}
+
+func setLog(c *Config, v string) error {
+	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+	l, ok := levels[v]
+	if !ok {
+		return errors.New("use debug, info, warn or error")
+	}
+	c.Log = l
+	return nil
+}
+
+func setScope(c *Config, v string) error {
+	if v != "local" && v != "global" {
+		return errors.New("use local or global")
+	}
+	c.Scope = v
+	return nil
+}
+
+func setPools(c *Config, v string) error {
+	c.Pools = v
+	return nil
+}
+
+// Parse reads NAME=value pairs; an empty value is the default.
+func Parse(environ []string) (Config, error) {
+	var c Config
+	given := map[string]string{}
+	for _, kv := range environ {
+		name, value, _ := strings.Cut(kv, "=")
+		if strings.HasPrefix(name, "WEFT_") {
+			given[name] = value
+		}
+	}
+	var names []string
+	for _, s := range Settings() {
+		names = append(names, s.Name)
+		v := given[s.Name]
+		delete(given, s.Name)
+		if v == "" {
+			v = s.Default
+		}
+		if v == "" {
+			continue
+		}
+		if err := s.set(&c, v); err != nil {
+			return c, fmt.Errorf("%w: %s=%q: %w", ErrSetting, s.Name, v, err)
+		}
+	}
+	for name := range given {
+		slices.Sort(names)
+		return c, fmt.Errorf("%w: %s is unknown; there are %s", ErrSetting, name, strings.Join(names, ", "))
+	}
+	return c, nil
+}

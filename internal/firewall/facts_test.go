@@ -1,0 +1,16 @@
+package firewall
+
+import "net/netip"
+
+// network returns the description of a network with the usual options; an empty
+// subnet means no such family.
+func network(id, bridge, v4, v6 string) Network {
+	n := Network{ID: id, Bridge: bridge, ICC: true, Masquerade: true}
+	if v4 != "" {
+		n.IPv4 = []Family{{Subnet: netip.MustParsePrefix(v4)}}
+	}
+	if v6 != "" {
+		n.IPv6 = []Family{{Subnet: netip.MustParsePrefix(v6)}}
+	}
+	return n
+}
