@@ -178,8 +178,6 @@ func (h *house) reconcile(ctx context.Context) error {
 	if hints.Kernel, err = h.kernel.Watch(ctx); err != nil {
 		return err
 	}
-	if hints.Firewall, err = h.firewall.Watch(ctx); err != nil {
-		return err
-	}
+	hints.Firewall = h.firewall.Watch(ctx)
 	return h.driver.Run(ctx, hints)
 }

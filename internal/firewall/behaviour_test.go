@@ -95,8 +95,12 @@ func (l *lab) check(t *testing.T, calls []call) {
 		if !ok {
 			ns = l.host
 		}
+		timeout := reachTimeout
+		if c.seen == "" {
+			timeout = dropTimeout
+		}
 		wg.Go(func() {
-			if got := ns.reach(c.network, c.to); got != c.seen {
+			if got := ns.reach(c.network, c.to, timeout); got != c.seen {
 				t.Errorf("%s to %s %s: the server saw %q, want %q", c.from, c.network, c.to, got, c.seen)
 			}
 		})

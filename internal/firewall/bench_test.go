@@ -69,3 +69,48 @@ func benchNFT(b *testing.B) *NFT {
 	b.Cleanup(func() { _ = fw.Close() })
 	return fw
 }
+
+// BenchmarkNetworks adds and removes the only network of a host, which loads
+// and deletes the table, and one beside another.
+func BenchmarkNetworks(b *testing.B) {
+	for _, present := range []bool{false, true} {
+		b.Run(fmt.Sprintf("beside=%t", present), func(b *testing.B) {
+			fw := benchNFT(b)
+			ctx := context.Background()
+			if present {
+				if err := fw.AddNetwork(ctx, weft0()); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for b.Loop() {
+				if err := fw.AddNetwork(ctx, weft1()); err != nil {
+					b.Fatal(err)
+				}
+				if err := fw.RemoveNetwork(ctx, "n1"); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkMend looks at a host on which nothing is wrong.
+func BenchmarkMend(b *testing.B) {
+	for _, ports := range []int{10, 10000} {
+		b.Run(fmt.Sprintf("ports=%d", ports), func(b *testing.B) {
+			fw := benchNFT(b)
+			ctx := context.Background()
+			if err := fw.AddNetwork(ctx, weft0()); err != nil {
+				b.Fatal(err)
+			}
+			if err := fw.AddPorts(ctx, somePorts("e", 20000, ports), nil); err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				if r, err := fw.Mend(ctx); err != nil || len(r) > 0 {
+					b.Fatal(r, err)
+				}
+			}
+		})
+	}
+}

@@ -203,7 +203,7 @@ const dumpAttempts = 20
 
 // fingerprint digests the table's rules and chains, and counts the rules. Two
 // loads of one skeleton have the same fingerprint, elements aside.
-func (t *tables) fingerprint() (print string, rules int, err error) {
+func (t *tables) fingerprint() (digest string, rules int, err error) {
 	table, err := t.conn.ListTableOfFamily(tableName, nftables.TableFamilyINet)
 	if err != nil {
 		return "", 0, fmt.Errorf("reading the table: %w", err)

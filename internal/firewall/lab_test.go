@@ -143,20 +143,24 @@ func answerUDP(c *net.UDPConn) {
 	}
 }
 
-// reachTimeout is how long a dropped packet is waited for.
-const reachTimeout = 400 * time.Millisecond
+const (
+	// dropTimeout is how long an answer is waited for that must not come.
+	dropTimeout = 400 * time.Millisecond
+	// reachTimeout is how long one is waited for that must.
+	reachTimeout = 5 * time.Second
+)
 
 // reach calls an address and returns the client's address as the server saw it;
 // empty if there was no answer.
-func (ns namespace) reach(network, to string) string {
+func (ns namespace) reach(network, to string, timeout time.Duration) string {
 	seen := ""
 	_ = ns.do(func() error {
-		c, err := net.DialTimeout(network, to, reachTimeout)
+		c, err := net.DialTimeout(network, to, timeout)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = c.Close() }()
-		_ = c.SetDeadline(time.Now().Add(reachTimeout))
+		_ = c.SetDeadline(time.Now().Add(timeout))
 		if network == "udp" {
 			if _, err := c.Write([]byte("who am I?")); err != nil {
 				return err

@@ -86,7 +86,7 @@ func (n *NFT) mendTable(ctx context.Context) ([]string, error) {
 
 // broken says what is wrong with the rules of the table; nothing if empty.
 func (n *NFT) broken() string {
-	if n.print == "" {
+	if n.digest == "" {
 		return "not known to be as this process would load it"
 	}
 	switch ok, err := n.tables.exists(nftables.TableFamilyINet, tableName); {
@@ -95,11 +95,11 @@ func (n *NFT) broken() string {
 	case !ok:
 		return "it was gone"
 	}
-	print, _, err := n.tables.fingerprint()
+	digest, _, err := n.tables.fingerprint()
 	switch {
 	case err != nil:
 		return "it cannot be read"
-	case print != n.print:
+	case digest != n.digest:
 		return "its rules were changed"
 	}
 	return ""
@@ -114,13 +114,13 @@ func (n *NFT) install(ctx context.Context, want map[setName][]element) error {
 	if err := load(ctx, n.tables.ns, program, ruleset(want)); err != nil {
 		return err
 	}
-	print, rules, err := n.tables.fingerprint()
+	digest, rules, err := n.tables.fingerprint()
 	if err != nil || rules != skeletonRules() {
 		// Somebody was at it between the load and the look: the next look mends it.
 		n.log.Warn("table changed while it was loaded", "table", tableName, "rules", rules, "error", err)
-		print = ""
+		digest = ""
 	}
-	n.print = print
+	n.digest = digest
 	return nil
 }
 

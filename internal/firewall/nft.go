@@ -69,9 +69,9 @@ type NFT struct {
 	gate    *gate
 	ledger  *ledger
 	coexist map[bool]Coexistence
-	// print is the fingerprint of the skeleton as this kernel shows it; empty
+	// digest is the fingerprint of the skeleton as this kernel shows it; empty
 	// until this process has loaded it.
-	print string
+	digest string
 	// active says whether the table should be there.
 	active bool
 }
@@ -112,6 +112,7 @@ func (n *NFT) Close() error {
 func (n *NFT) AddNetwork(ctx context.Context, network Network) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	_, known := n.ledger.networks[network.ID]
 	s, err := n.ledger.addNetwork(network)
 	if err != nil {
 		return fmt.Errorf("add network: %w", err)
@@ -119,10 +120,14 @@ func (n *NFT) AddNetwork(ctx context.Context, network Network) error {
 	if err := n.take(ctx, s); err != nil {
 		return fmt.Errorf("add network %s: %w", network.ID, err)
 	}
-	if n.config.Zones != nil {
-		if err := n.config.Zones.Join(ctx, network.Bridge); err != nil {
-			return fmt.Errorf("add network %s: joining the zone: %w", network.ID, err)
+	if n.config.Zones == nil {
+		return nil
+	}
+	if err := n.config.Zones.Join(ctx, network.Bridge); err != nil {
+		if !known {
+			err = errors.Join(err, n.take(ctx, n.ledger.removeNetwork(network.ID)))
 		}
+		return fmt.Errorf("add network %s: joining the zone: %w", network.ID, err)
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ const (
 	// settleTime is how long changes are gathered into one hint.
 	settleTime = 25 * time.Millisecond
 	// pollTime is how often legacy iptables is looked at: it sends no events.
-	pollTime = 200 * time.Millisecond
+	pollTime = 150 * time.Millisecond
 )
 
 // Watch hints that somebody else may have changed what weft made, or made or

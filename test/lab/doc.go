@@ -22,14 +22,17 @@
 // docker-proxy, containerd, runc ...) are taken along. WEFT_LAB_ENGINE is the
 // engine of hosts that name none.
 //
-// Every host has eth0 with 192.168.77.(10+N)/24 and fd77::(10+N)/64, N counted
+// Every host has eth0 with 10.77.0.(10+N)/24 and fd77::(10+N)/64, N counted
 // from 1, and a default route to the switch, which forwards but leads nowhere
 // else. Lab.Outside is a host without an engine, at .200, that plays another
-// machine. Labs of several processes do not meet, so all use these addresses.
+// machine: give it routes with Run(ctx, "ip", "route", "add", ...). Labs of several processes do not meet, so all use these addresses.
 //
 // Roots are built on first use (a minute each) with debootstrap and kept in
 // $WEFT_LAB_CACHE, /var/cache/weft-lab by default. They hold the image
 // weft/test:latest already, so that no test pulls or loads anything.
+//
+// Without live-restore in DaemonJSON the containers outlive KillEngine only
+// until the next StartEngine, as everywhere with Docker.
 //
 // A run that was killed leaves its hosts behind; the next New, or
 // "weftlab clean", finds and removes them.

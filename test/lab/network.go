@@ -20,13 +20,13 @@ const (
 // Gateway4 and Gateway6 are the addresses of the switch, the default route of
 // every host.
 const (
-	Gateway4 = "192.168.77.1"
+	Gateway4 = "10.77.0.1"
 	Gateway6 = "fd77::1"
 )
 
 func addressesOf(index int) (v4, v6 netip.Addr) {
 	n := index + indexOffset
-	return netip.MustParseAddr(fmt.Sprintf("192.168.77.%d", n)),
+	return netip.MustParseAddr(fmt.Sprintf("10.77.0.%d", n)),
 		netip.MustParseAddr(fmt.Sprintf("fd77::%d", n))
 }
 

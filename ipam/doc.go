@@ -1,0 +1,43 @@
+// Package ipam is Docker's IPAM driver: pools of addresses, and which address of
+// a pool is in use.
+//
+//	m, err := ipam.New(ipam.Config{Journal: j, Seed: hostUUID, Routes: onLink})
+//	pool, err := m.RequestPool(ctx, ipam.PoolRequest{Space: ipam.LocalSpace, Subnet: subnet})
+//	addr, err := m.RequestAddress(ctx, ipam.AddressRequest{PoolID: pool.ID})
+//	err = m.ReleaseAddress(ctx, pool.ID, addr.Addr())
+//	err = m.ReleasePool(ctx, pool.ID)
+//
+// [NewWire] puts it behind the plugin socket.
+//
+// # Books and tokens
+//
+// A book says which addresses of a subnet are in use. It is keyed by address
+// space, domain and subnet. Every RequestPool returns a new PoolID, which ends in
+// a token that is never used again; an address belongs to the token that asked
+// for it, and a release acts on its own token only. A late release, or one for
+// something that another network got since, does nothing and succeeds.
+//
+// # Choice of an address
+//
+// A dynamic address comes from the pool's range: first one that was not used
+// lately, then the one that was freed longest ago. That is an order, not a ban: a
+// small pool is used to its last address. An explicit address may lie anywhere in
+// the subnet and skips the order, and so does a container name that asks again
+// while its last address is free. A book remembers the last 1,024 freed addresses
+// with their names.
+//
+// # Promises
+//
+// Every answer, that to a release too, is given when it is durable in the
+// journal. A crash leaves an unanswered request either done or not done; what it
+// leaks is found by [IPAM.CollectLeaks]. When a write fails or its outcome is
+// unknown, the addresses that it touched stay out of use, and the next call
+// repairs the journal before it does anything else.
+//
+// # What the package does not do
+//
+// It shares nothing between hosts yet: every domain is this host's own. It does
+// not start anything in the background, knows no network driver, does not probe
+// the wire for foreign users of an address, and never decides that an address is
+// free because time passed.
+package ipam

@@ -1,0 +1,82 @@
+package ipam
+
+import (
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Domains with a meaning of their own.
+const (
+	// DomainCluster is the domain of a pool without --ipam-opt domain.
+	DomainCluster = "cluster"
+	// DomainHost is the domain of pools that stay this host's own.
+	DomainHost = "host"
+)
+
+const optDomain = "domain"
+
+// parseOptions reads --ipam-opt settings and returns the domain.
+func parseOptions(options map[string]string, log *slog.Logger) (domain string, err error) {
+	domain = DomainCluster
+	for _, key := range slices.Sorted(maps.Keys(options)) {
+		value := options[key]
+		switch {
+		case key == optDomain:
+			if !validDomain(value) {
+				return "", refuse(ErrOption, "use domain=host or a name of up to 63 letters, digits, dots, dashes and underscores",
+					"%q is not the name of a domain", value)
+			}
+			domain = value
+		case key == "RequestAddressType" || strings.HasPrefix(key, "com.docker."):
+			// The Swarm leader's map of options carries its own keys from call to call.
+			log.Debug("ignored an option of the engine", "option", key)
+		default:
+			near := nearest(key, []string{optDomain})
+			return "", refuse(ErrOption, "did you mean "+near+"? the known key is domain (domain=host or domain=NAME)",
+				"unknown key %q", key)
+		}
+	}
+	return domain, nil
+}
+
+// validDomain reports whether s can name a domain: it becomes a part of PoolIDs.
+func validDomain(s string) bool {
+	if len(s) < 1 || len(s) > 63 {
+		return false
+	}
+	for i, r := range s {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+		if !letter && (i == 0 || !strings.ContainsRune("-_.", r)) {
+			return false
+		}
+	}
+	return true
+}
+
+// nearest returns the one of known that needs the fewest edits to become s.
+func nearest(s string, known []string) string {
+	return slices.MinFunc(known, func(a, b string) int { return edits(s, a) - edits(s, b) })
+}
+
+// edits is the Levenshtein distance of two short strings.
+func edits(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
