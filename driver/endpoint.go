@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"github.com/weft-net/weft/internal/journal"
@@ -135,7 +134,7 @@ func (d *Driver) Info(network, id string) (map[string]string, error) {
 	set("weft.attach", string(ep.Attach))
 	set("weft.mac", ep.MAC)
 	for i, p := range ep.Ports {
-		set(fmt.Sprintf("weft.port.%d", i), fmt.Sprintf("%s -> %s", p.Host, netip.AddrPort(p.Container)))
+		set(fmt.Sprintf("weft.port.%d", i), fmt.Sprintf("%s -> %s", p.Host, p.Container))
 	}
 	return info, nil
 }

@@ -107,7 +107,7 @@ func (d *Driver) count(r Report, err error) {
 func (d *Driver) reconcileNetwork(ctx context.Context, actual Actual, id string, depth Depth) ([]string, error) {
 	n, kind, err := d.network(id)
 	if err != nil {
-		return nil, nil //nolint:nilerr // removed since the list was made
+		return nil, nil // removed since the list was made
 	}
 	eps := d.joined(id)
 	problems := kind.Check(actual, n, eps)
@@ -116,7 +116,7 @@ func (d *Driver) reconcileNetwork(ctx context.Context, actual Actual, id string,
 	}
 	defer d.locks.Lock(id)()
 	if n, kind, err = d.network(id); err != nil {
-		return nil, nil //nolint:nilerr // removed while we waited
+		return nil, nil // removed while we waited
 	}
 	errs := []error{kind.EnsureNetwork(ctx, n)}
 	for _, ep := range d.joined(id) {

@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -154,7 +155,7 @@ func (b *book) remember(f freed) {
 	delete(b.held, f.addr)
 	b.touched.add(f.addr)
 	b.seq = max(b.seq, f.seq)
-	i, _ := slices.BinarySearchFunc(b.freed, f, func(x, y freed) int { return int(int64(x.seq) - int64(y.seq)) })
+	i, _ := slices.BinarySearchFunc(b.freed, f, func(x, y freed) int { return cmp.Compare(x.seq, y.seq) })
 	b.freed = slices.Insert(b.freed, i, f)
 }
 

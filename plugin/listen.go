@@ -57,7 +57,8 @@ func removeStale(path string) error {
 	if info.Mode().Type() != fs.ModeSocket {
 		return fmt.Errorf("%s is in the way: it is not a socket (%s); move it away", path, info.Mode())
 	}
-	conn, err := net.DialTimeout("unix", path, time.Second)
+	dialer := net.Dialer{Timeout: time.Second}
+	conn, err := dialer.DialContext(context.Background(), "unix", path)
 	switch {
 	case err == nil:
 		return errors.Join(fmt.Errorf("%s: %w", path, ErrSocketInUse), conn.Close())

@@ -134,6 +134,7 @@ type trackedListener struct {
 	closed bool
 }
 
+// Accept waits for the next connection and remembers it.
 func (l *trackedListener) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if err != nil {
@@ -171,6 +172,7 @@ type trackedConn struct {
 	forget func(net.Conn)
 }
 
+// Close ends the connection and forgets it.
 func (c *trackedConn) Close() error {
 	c.forget(c)
 	return c.Conn.Close()

@@ -67,13 +67,13 @@ func parsePrefix(field, text string, f family) (netip.Prefix, error) {
 
 // parseAddr reads an address without a prefix length. Empty text is the zero
 // address.
-func parseAddr(field, text string, f family) (netip.Addr, error) {
+func parseAddr(field, text string) (netip.Addr, error) {
 	if text == "" {
 		return netip.Addr{}, nil
 	}
 	a, err := netip.ParseAddr(text)
-	if err != nil || !f.fits(a) || a.Zone() != "" {
-		return netip.Addr{}, &FieldError{Field: field, Value: text, Want: fmt.Sprintf("an %s address", f)}
+	if err != nil || !anyFamily.fits(a) || a.Zone() != "" {
+		return netip.Addr{}, &FieldError{Field: field, Value: text, Want: "an IP address"}
 	}
 	return a, nil
 }

@@ -158,7 +158,7 @@ func (r *RequestAddressRequest) UnmarshalJSON(data []byte) error {
 	if err := require("PoolID", raw.PoolID); err != nil {
 		return err
 	}
-	addr, err := parseAddr("Address", raw.Address, anyFamily)
+	addr, err := parseAddr("Address", raw.Address)
 	if err != nil {
 		return err
 	}
@@ -203,7 +203,7 @@ func (r *ReleaseAddressRequest) UnmarshalJSON(data []byte) error {
 	if err := require("Address", raw.Address); err != nil {
 		return err
 	}
-	addr, err := parseAddr("Address", raw.Address, anyFamily)
+	addr, err := parseAddr("Address", raw.Address)
 	if err != nil {
 		return err
 	}

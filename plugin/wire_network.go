@@ -264,7 +264,7 @@ type EndpointInterface struct {
 type rawInterface struct {
 	Address     string `json:",omitempty"`
 	AddressIPv6 string `json:",omitempty"`
-	MacAddress  string `json:",omitempty"` //nolint:revive // the wire's spelling
+	MacAddress  string `json:",omitempty"`
 }
 
 // UnmarshalJSON decodes and checks an interface as the engine sends it.
@@ -519,11 +519,11 @@ func decodeNode(data []byte) (Node, error) {
 	if err := decodeInto(data, &raw); err != nil {
 		return Node{}, err
 	}
-	addr, err := parseAddr("Address", raw.Address, anyFamily)
+	addr, err := parseAddr("Address", raw.Address)
 	if err != nil {
 		return Node{}, err
 	}
-	bind, err := parseAddr("BindAddress", raw.BindAddress, anyFamily)
+	bind, err := parseAddr("BindAddress", raw.BindAddress)
 	if err != nil {
 		return Node{}, err
 	}

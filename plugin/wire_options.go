@@ -112,11 +112,11 @@ func (b *PortBinding) UnmarshalJSON(data []byte) error {
 	if err := decodeInto(data, &raw); err != nil {
 		return err
 	}
-	ip, err := parseAddr("IP", raw.IP, anyFamily)
+	ip, err := parseAddr("IP", raw.IP)
 	if err != nil {
 		return err
 	}
-	hostIP, err := parseAddr("HostIP", raw.HostIP, anyFamily)
+	hostIP, err := parseAddr("HostIP", raw.HostIP)
 	if err != nil {
 		return err
 	}

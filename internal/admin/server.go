@@ -31,7 +31,8 @@ func Serve(ctx context.Context, dir string, src Source, log *slog.Logger) error 
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("admin socket: %w", err)
 	}
-	l, err := net.Listen("unix", path)
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "unix", path)
 	if err != nil {
 		return fmt.Errorf("admin socket: %w", err)
 	}

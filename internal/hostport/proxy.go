@@ -1,6 +1,7 @@
 package hostport
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -41,15 +42,16 @@ func proxyTCP(l net.Listener, target netip.AddrPort, log *slog.Logger) {
 
 // relay copies both ways and passes on the half-close of each side.
 func relay(client *net.TCPConn, target netip.AddrPort, log *slog.Logger) {
-	defer client.Close()
-	c, err := net.DialTimeout("tcp", target.String(), dialTimeout)
+	defer closer(client, log)()
+	dialer := net.Dialer{Timeout: dialTimeout}
+	c, err := dialer.DialContext(context.Background(), "tcp", target.String())
 	if err != nil {
 		log.Debug("proxy: dial", "target", target.String(), "err", err)
 		_ = client.SetLinger(0) // the client sees a reset, as from a closed port
 		return
 	}
 	server := c.(*net.TCPConn)
-	defer server.Close()
+	defer closer(server, log)()
 	var wg sync.WaitGroup
 	pipe := func(dst, src *net.TCPConn) {
 		if _, err := io.Copy(dst, src); err != nil {
@@ -129,7 +131,7 @@ func newSession(target netip.AddrPort, oob []byte) (*udpSession, error) {
 
 // answers carries the container's datagrams back until the session is idle.
 func answers(conn *net.UDPConn, s *udpSession, client netip.AddrPort, log *slog.Logger) {
-	defer s.server.Close()
+	defer closer(s.server, log)()
 	buf := make([]byte, 65535)
 	for {
 		if err := s.server.SetReadDeadline(time.Now().Add(udpIdle)); err != nil {

@@ -32,7 +32,7 @@ func (h *Host) Watch(ctx context.Context) (<-chan struct{}, error) {
 		defer close(out)
 		defer close(stop)
 		for {
-			ok := true
+			var ok bool
 			select {
 			case <-ctx.Done():
 				return

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -171,8 +172,8 @@ func eachCgroup(group string, visit func(dir string) error) error {
 		if err != nil {
 			return err
 		}
-		for i := len(dirs) - 1; i >= 0; i-- {
-			if err := visit(dirs[i]); err != nil {
+		for _, dir := range slices.Backward(dirs) {
+			if err := visit(dir); err != nil {
 				return err
 			}
 		}

@@ -49,7 +49,7 @@ func (h *Host) engineBinds() string {
 	if h.cfg.Dockerd == "" {
 		return ""
 	}
-	binds := h.cfg.Dockerd + " /usr/sbin/dockerd"
+	binds := []string{h.cfg.Dockerd + " /usr/sbin/dockerd"}
 	for name, path := range map[string]string{
 		"docker":                  "/usr/bin/docker",
 		"docker-proxy":            "/usr/sbin/docker-proxy",
@@ -61,10 +61,10 @@ func (h *Host) engineBinds() string {
 	} {
 		file := filepath.Join(filepath.Dir(h.cfg.Dockerd), name)
 		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() {
-			binds += "\n" + file + " " + path
+			binds = append(binds, file+" "+path)
 		}
 	}
-	return binds
+	return strings.Join(binds, "\n")
 }
 
 // StartEngine starts containerd if need be, and dockerd, and waits until the

@@ -191,7 +191,7 @@ func (h *Host) awaitInit(ctx context.Context, cmd *exec.Cmd, ready *os.File) err
 	word := make([]byte, 8)
 	if n, err := ready.Read(word); err != nil || string(word[:n]) != "ready\n" {
 		log, _ := os.ReadFile(filepath.Join(h.disk, "boot.log"))
-		return errors.Join(fmt.Errorf("lab: %s: boot failed: %v\n%s", h.Name, err, log), h.PowerOff(ctx))
+		return errors.Join(fmt.Errorf("lab: %s: boot failed: %w\n%s", h.Name, err, log), h.PowerOff(ctx))
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ func Until(ctx context.Context, what string, try func(context.Context) error) er
 	for {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("lab: waiting for %s: %w (last: %v)", what, ctx.Err(), last)
+			return fmt.Errorf("lab: waiting for %s: %w (last: %w)", what, ctx.Err(), last)
 		case <-timer.C:
 		}
 		if last = try(ctx); last == nil {

@@ -36,7 +36,7 @@ func main() {
 	defer stop()
 	err := run(ctx, os.Args[1:])
 	// Only a command in a host ends with a bare ExitError: its status is ours.
-	if exit, ok := err.(*exec.ExitError); ok && exit.Exited() {
+	if exit, ok := err.(*exec.ExitError); ok && exit.Exited() { //nolint:errorlint // a wrapped one is our own failure
 		os.Exit(exit.ExitCode())
 	}
 	if err != nil {

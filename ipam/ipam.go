@@ -1,0 +1,197 @@
+package ipam
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/weft-net/weft/internal/journal"
+)
+
+// Config is what an [IPAM] needs to know.
+type Config struct {
+	// Journal keeps everything that was answered. It is required, and the IPAM is
+	// the only user of its buckets ipam-pools, ipam-addresses and ipam-meta.
+	Journal *journal.Journal
+	// Seed, the host's UUID, makes this host's IPv6 pools differ from those of
+	// other hosts. It is required.
+	Seed string
+	// Pools is where dynamic pools come from; see [ParsePools]. A family that it
+	// does not name keeps Docker's defaults.
+	Pools []Block
+	// Routes returns the host's on-link routes, which dynamic pools avoid. It is
+	// called in RequestPool and must be quick; nil means none.
+	Routes func() []netip.Prefix
+	// Holders is what [IPAM.CollectLeaks] asks; nil means that nobody knows.
+	Holders func(ctx context.Context) (Holders, error)
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Logger gets what an operator should know; nil means silence.
+	Logger *slog.Logger
+}
+
+// An IPAM hands out pools and addresses. It is safe for concurrent use.
+type IPAM struct {
+	cfg    Config
+	blocks []Block
+
+	// gate is held once by a call that changes one address and whole by a call
+	// that changes a pool, each until its records are durable.
+	gate *semaphore.Weighted
+
+	mu    sync.Mutex
+	books map[bookKey]*book
+	pools map[token]*pool
+	next  token
+	// unfinished are writes that failed or whose outcome is unknown.
+	unfinished []write
+	// suspects is what the last complete answer of Holders lacked.
+	suspects map[suspect]time.Time
+}
+
+// pool is one answered RequestPool.
+type pool struct {
+	id   poolID
+	book *book
+	rec  poolRecord
+}
+
+// write is a change of the journal and what follows in memory when it is done.
+type write struct {
+	ops  []journal.Op
+	done func()
+}
+
+// whole is the weight of the gate.
+const whole = 1 << 30
+
+// New returns an IPAM that knows everything the journal does.
+func New(cfg Config) (*IPAM, error) {
+	if cfg.Journal == nil || cfg.Seed == "" {
+		return nil, refuse(ErrConfig, "set both", "the IPAM needs a journal and a seed")
+	}
+	if cfg.Routes == nil {
+		cfg.Routes = func() []netip.Prefix { return nil }
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	m := &IPAM{
+		cfg:      cfg,
+		blocks:   withDefaults(cfg.Pools, cfg.Seed),
+		gate:     semaphore.NewWeighted(whole),
+		books:    make(map[bookKey]*book),
+		pools:    make(map[token]*pool),
+		suspects: make(map[suspect]time.Time),
+	}
+	if err := m.load(); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+func (m *IPAM) now() time.Time { return m.cfg.Now().UTC().Round(0) }
+
+// enter takes weight of the gate, with no write unfinished.
+func (m *IPAM) enter(ctx context.Context, weight int64) error {
+	for {
+		if err := m.gate.Acquire(ctx, weight); err != nil {
+			return err
+		}
+		m.mu.Lock()
+		clean := len(m.unfinished) == 0
+		m.mu.Unlock()
+		if clean {
+			return nil
+		}
+		m.gate.Release(weight)
+		if err := m.finish(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// finish repeats the unfinished writes. The journal keeps the order of commits,
+// so what was abandoned earlier cannot come after this.
+func (m *IPAM) finish(ctx context.Context) error {
+	if err := m.gate.Acquire(ctx, whole); err != nil {
+		return err
+	}
+	defer m.gate.Release(whole)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var ops []journal.Op
+	for _, w := range m.unfinished {
+		ops = append(ops, w.ops...)
+	}
+	if err := m.cfg.Journal.Commit(ctx, ops...); err != nil {
+		return err
+	}
+	for _, w := range m.unfinished {
+		w.done()
+	}
+	m.unfinished = nil
+	return nil
+}
+
+// commit writes w and then calls w.done. When the outcome is unknown, otherwise
+// is what the next call has to write first.
+func (m *IPAM) commit(ctx context.Context, w, otherwise write) error {
+	err := m.cfg.Journal.Commit(ctx, w.ops...)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		m.unfinished = append(m.unfinished, otherwise)
+		return err
+	}
+	w.done()
+	return nil
+}
+
+// lookup returns the pool of a PoolID; [ErrUnknownPool] if there is none. The
+// caller holds mu.
+func (m *IPAM) lookup(id string) (*pool, error) {
+	parsed, err := parsePoolID(id)
+	if err != nil {
+		return nil, err
+	}
+	p, ok := m.pools[parsed.token]
+	if !ok || p.id != parsed {
+		return nil, refuse(ErrUnknownPool, "the pool was released or its record is lost: remove and create the network again", "%s", id)
+	}
+	return p, nil
+}
+
+// tokensOf returns the pools on one book, oldest first.
+func (m *IPAM) tokensOf(key bookKey) []*pool {
+	var out []*pool
+	for _, t := range slices.Sorted(maps.Keys(m.pools)) {
+		if p := m.pools[t]; p.id.bookKey == key {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// sorted returns all pools by space, domain, subnet and token.
+func (m *IPAM) sorted() []*pool {
+	return slices.SortedFunc(maps.Values(m.pools), func(a, b *pool) int {
+		return cmp.Or(
+			cmp.Compare(a.id.space, b.id.space),
+			cmp.Compare(a.id.domain, b.id.domain),
+			a.id.subnet.Addr().Compare(b.id.subnet.Addr()),
+			cmp.Compare(a.id.subnet.Bits(), b.id.subnet.Bits()),
+			cmp.Compare(a.id.token, b.id.token),
+		)
+	})
+}

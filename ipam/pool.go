@@ -1,0 +1,318 @@
+package ipam
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/weft-net/weft/internal/journal"
+)
+
+// PoolRequest asks for a pool.
+type PoolRequest struct {
+	// Space is [LocalSpace] or [GlobalSpace].
+	Space string
+	// Subnet is the wanted subnet and need not be masked. The zero prefix asks for
+	// any, 0.0.0.0/N and ::/N for any with N bits.
+	Subnet netip.Prefix
+	// Range restricts the dynamic choice to a part of Subnet; the zero prefix
+	// does not.
+	Range netip.Prefix
+	// IPv6 asks for an IPv6 pool; Subnet says it as well.
+	IPv6 bool
+	// Options are the --ipam-opt settings.
+	Options map[string]string
+}
+
+// A Pool is the answer to a [PoolRequest].
+type Pool struct {
+	// ID names the pool in all later calls.
+	ID string
+	// Subnet is masked.
+	Subnet netip.Prefix
+}
+
+// RequestPool makes a pool with a new ID. In the local space a subnet that
+// overlaps another one of its domain is [ErrOverlap]; in the global space an
+// equal one is a repetition, which succeeds. A dynamic pool overlaps no other
+// pool in any domain or space and none of the host's routes; when there is none
+// left that is [ErrNoPool].
+//
+// An equal subnet is granted in the local space too if its pool belongs to a
+// Swarm network (see [IPAM.Bind]): after its restart an engine asks for those
+// again without having released them.
+func (m *IPAM) RequestPool(ctx context.Context, req PoolRequest) (Pool, error) {
+	id, bits, err := m.parseRequest(req)
+	if err != nil {
+		return Pool{}, err
+	}
+	var taken []netip.Prefix
+	dynamic := !id.subnet.IsValid()
+	if dynamic {
+		taken = slices.DeleteFunc(slices.Clone(m.cfg.Routes()), func(p netip.Prefix) bool { return p.Bits() < 1 })
+	}
+	if err := m.enter(ctx, whole); err != nil {
+		return Pool{}, fmt.Errorf("request pool: %w", err)
+	}
+	defer m.gate.Release(whole)
+	m.mu.Lock()
+	if dynamic {
+		id.subnet, err = m.dynamicSubnet(req, bits, taken)
+	} else {
+		err = m.overlap(id.bookKey)
+	}
+	if err != nil {
+		m.mu.Unlock()
+		return Pool{}, err
+	}
+	w, undo := m.newPool(&id)
+	m.mu.Unlock()
+	if err := m.commit(ctx, w, undo); err != nil {
+		return Pool{}, fmt.Errorf("request pool %s: %w", id.subnet, err)
+	}
+	return Pool{ID: id.String(), Subnet: id.subnet}, nil
+}
+
+// newPool completes id with a token and returns the write that makes the pool,
+// and the one that unmakes it.
+func (m *IPAM) newPool(id *poolID) (w, undo write) {
+	id.token = m.next
+	m.next++
+	p := &pool{id: *id, rec: poolRecord{Since: m.now()}}
+	w.ops = append(w.ops, putPool(p, p.rec), journal.Put(bucketMeta, keyNextToken, m.next))
+	undo = write{ops: []journal.Op{deletePool(p)}, done: func() {}}
+	var superseded []*pool
+	if id.space == spaceGlobal {
+		superseded = m.tokensOf(id.bookKey)
+	}
+	for _, old := range superseded {
+		undo.ops = append(undo.ops, putPool(old, old.rec))
+		rec := old.rec
+		rec.Superseded = true
+		w.ops = append(w.ops, putPool(old, rec))
+	}
+	w.done = func() {
+		for _, old := range superseded {
+			old.rec.Superseded = true
+		}
+		m.addPool(p)
+	}
+	return w, undo
+}
+
+// parseRequest checks what does not depend on other pools. The ID has no subnet
+// if any will do; bits is its wanted length, 0 for the default.
+func (m *IPAM) parseRequest(req PoolRequest) (id poolID, bits int, err error) {
+	switch req.Space {
+	case LocalSpace:
+		id.space = spaceLocal
+	case GlobalSpace:
+		id.space = spaceGlobal
+	default:
+		return id, 0, refuse(ErrSpace, "use "+LocalSpace+" or "+GlobalSpace, "%.100q", req.Space)
+	}
+	if id.domain, err = parseOptions(req.Options, m.cfg.Logger); err != nil {
+		return id, 0, err
+	}
+	subnet, rng := req.Subnet, req.Range
+	if subnet.IsValid() && subnet.Addr().IsUnspecified() && subnet.Bits() > 0 {
+		// Engine 29 passes 0.0.0.0/N on: a size without a place.
+		bits, subnet = subnet.Bits(), netip.Prefix{}
+		if most := req.Subnet.Addr().BitLen() - 2; bits > most {
+			return id, 0, refuse(ErrSubnet, fmt.Sprintf("use a size up to /%d", most), "%s leaves no room for a gateway and a container", req.Subnet)
+		}
+	}
+	if !subnet.IsValid() {
+		if rng.IsValid() {
+			return id, 0, refuse(ErrSubnet, "give a --subnet as well, or no --ip-range", "--ip-range %s has no subnet to be a part of", rng)
+		}
+		return id, bits, nil
+	}
+	id.subnet = subnet.Masked()
+	if err := checkSubnet(id.subnet); err != nil {
+		return id, 0, err
+	}
+	if rng.IsValid() {
+		id.rng = rng.Masked()
+		if !id.subnet.Contains(id.rng.Addr()) || id.rng.Bits() < id.subnet.Bits() {
+			return id, 0, refuse(ErrSubnet, "choose an --ip-range inside the subnet", "--ip-range %s is not inside %s", rng, id.subnet)
+		}
+	}
+	return id, 0, nil
+}
+
+// dynamicSubnet chooses a pool that overlaps no pool and no route.
+func (m *IPAM) dynamicSubnet(req PoolRequest, bits int, taken []netip.Prefix) (netip.Prefix, error) {
+	for key := range m.books {
+		taken = append(taken, key.subnet)
+	}
+	ipv6 := req.IPv6 || req.Subnet.Addr().Is6()
+	if p, ok := choose(m.blocks, ipv6, bits, taken); ok {
+		return p, nil
+	}
+	family, size := "IPv4", ""
+	if ipv6 {
+		family = "IPv6"
+	}
+	if bits != 0 {
+		size = fmt.Sprintf(" of /%d", bits)
+	}
+	return netip.Prefix{}, refuse(ErrNoPool, "remove networks that nobody uses, give a --subnet, or set WEFT_POOLS to more addresses",
+		"every %s pool%s that dynamic pools are made of overlaps a network or a route of this host (%d networks, pools from %v)",
+		family, size, len(m.books), m.blocksOf(ipv6))
+}
+
+func (m *IPAM) blocksOf(ipv6 bool) []Block {
+	return slices.DeleteFunc(slices.Clone(m.blocks), func(b Block) bool { return b.Base.Addr().Is6() != ipv6 })
+}
+
+// overlap refuses a subnet that collides with another one of its space and
+// domain. Networks of kinds that may share a subnet on different parents
+// (macvlan, ipvlan) are refused here as well: RequestPool knows no mode, so
+// sharing needs an owner to ask at this place and a decision at CreateNetwork.
+func (m *IPAM) overlap(key bookKey) error {
+	for _, p := range m.sorted() {
+		if p.id.space != key.space || p.id.domain != key.domain || !p.id.subnet.Overlaps(key.subnet) {
+			continue
+		}
+		if p.id.bookKey == key && (key.space == spaceGlobal || m.ofSwarm(key)) {
+			continue
+		}
+		return refuse(ErrOverlap,
+			"choose another --subnet, remove the network that has it, or keep separate books with --ipam-opt domain=NAME; "+
+				"a pool that a crash left behind is found unused and freed some minutes later",
+			"%s overlaps %s (domain %s, pool %s, since %s)", key.subnet, p.id.subnet, key.domain, p.id, p.rec.Since.Format("2006-01-02 15:04:05Z"))
+	}
+	return nil
+}
+
+// ofSwarm reports whether a Swarm network is on the book.
+func (m *IPAM) ofSwarm(key bookKey) bool {
+	return slices.ContainsFunc(m.tokensOf(key), func(p *pool) bool { return p.rec.Network != "" && !isLocalNetwork(p.rec.Network) })
+}
+
+// isLocalNetwork tells the engine's own network ids (64 hexadecimal digits) from
+// Swarm's (25 characters).
+func isLocalNetwork(id string) bool {
+	b, err := hex.DecodeString(id)
+	return err == nil && len(b) == 32
+}
+
+// Bind says that a network was created on the newest pool of subnet in the local
+// space. It is optional, and idempotent. From then on explicit addresses are
+// those of containers, not aux addresses, and an older pool of the same network
+// is superseded: the engine has forgotten it. A subnet that is no pool of this
+// IPAM is [ErrUnknownPool].
+func (m *IPAM) Bind(ctx context.Context, network string, subnet netip.Prefix) error {
+	if err := m.enter(ctx, whole); err != nil {
+		return fmt.Errorf("bind pool: %w", err)
+	}
+	defer m.gate.Release(whole)
+	m.mu.Lock()
+	var newest *pool
+	for _, p := range m.pools {
+		fits := p.id.space == spaceLocal && p.id.subnet == subnet.Masked() && (p.rec.Network == "" || p.rec.Network == network)
+		if fits && (newest == nil || newest.id.token < p.id.token) {
+			newest = p
+		}
+	}
+	if newest == nil {
+		m.mu.Unlock()
+		return refuse(ErrUnknownPool, "create the network with weft as its --ipam-driver", "no unbound pool has the subnet %s", subnet)
+	}
+	change := make(map[*pool]poolRecord)
+	for _, p := range m.tokensOf(newest.id.bookKey) {
+		if rec := p.rec; p != newest && rec.Network == network && !rec.Superseded {
+			rec.Superseded = true
+			change[p] = rec
+		}
+	}
+	if rec := newest.rec; rec.Network != network {
+		rec.Network = network
+		change[newest] = rec
+	}
+	w := write{done: func() {
+		for p, rec := range change {
+			p.rec = rec
+		}
+	}}
+	for p, rec := range change {
+		w.ops = append(w.ops, putPool(p, rec))
+	}
+	m.mu.Unlock()
+	if len(change) == 0 {
+		return nil
+	}
+	if err := m.commit(ctx, w, w); err != nil {
+		return fmt.Errorf("bind pool %s: %w", newest.id, err)
+	}
+	return nil
+}
+
+// ReleasePool ends a pool and every address that only it holds. An ID that is
+// unknown or malformed is success.
+func (m *IPAM) ReleasePool(ctx context.Context, id string) error {
+	if err := m.enter(ctx, whole); err != nil {
+		return fmt.Errorf("release pool: %w", err)
+	}
+	defer m.gate.Release(whole)
+	m.mu.Lock()
+	p, err := m.lookup(id)
+	if err != nil {
+		m.mu.Unlock()
+		return nil //nolint:nilerr // an unknown pool is released already
+	}
+	w := m.dropPools([]*pool{p})
+	m.mu.Unlock()
+	if err := m.commit(ctx, w, w); err != nil {
+		return fmt.Errorf("release pool %s: %w", id, err)
+	}
+	return nil
+}
+
+// dropPools returns the write that ends pools. The caller holds the whole gate
+// and mu.
+func (m *IPAM) dropPools(drop []*pool) write {
+	var w write
+	gone := make(map[token]bool)
+	books := make(map[bookKey]*book)
+	for _, p := range drop {
+		w.ops = append(w.ops, deletePool(p))
+		gone[p.id.token] = true
+		books[p.id.bookKey] = p.book
+	}
+	var dones []func()
+	for key, b := range books {
+		ends := !slices.ContainsFunc(m.tokensOf(key), func(p *pool) bool { return !gone[p.id.token] })
+		for a, h := range b.held {
+			left := slices.DeleteFunc(slices.Clone(h.tokens), func(t token) bool { return gone[t] })
+			switch {
+			case len(left) == 0:
+				w.ops = append(w.ops, deleteAddress(key, a))
+				dones = append(dones, func() { b.forget(a) })
+			case len(left) < len(h.tokens):
+				changed := *h
+				changed.tokens = left
+				w.ops = append(w.ops, putHeld(key, a, &changed))
+				dones = append(dones, func() { *h = changed })
+			}
+		}
+		if ends {
+			for _, f := range b.freed {
+				w.ops = append(w.ops, deleteAddress(key, f.addr))
+			}
+			dones = append(dones, func() { delete(m.books, key) })
+		}
+	}
+	w.done = func() {
+		for t := range gone {
+			delete(m.pools, t)
+		}
+		for _, done := range dones {
+			done()
+		}
+	}
+	return w
+}
