@@ -56,7 +56,7 @@ test-fast: ## linter and the tests that need no engine, in under a minute
 
 .PHONY: bench-run
 bench-run: plugin ## network share of `docker run` against the built-in bridge
-	go test ./test/bench -run 'TestNetworkShare' -count=1 -v -timeout 40m -args -bench-run
+	go test -tags bench ./test/bench -run TestNetworkShare -count=1 -v -timeout 40m
 
 .PHONY: lint
 lint: ## the linter

@@ -2,7 +2,6 @@ package ipam
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -31,77 +30,53 @@ type AddressRequest struct {
 // comes from the pool's range, a dynamic gateway is the lowest free address of
 // the subnet; none left is [ErrExhausted].
 func (m *IPAM) RequestAddress(ctx context.Context, req AddressRequest) (netip.Prefix, error) {
-	if err := m.enter(ctx, 1); err != nil {
-		return netip.Prefix{}, fmt.Errorf("request address: %w", err)
+	var got netip.Prefix
+	err := m.settle(ctx, func() (step, error) {
+		s, addr, err := m.grant(req)
+		got = addr
+		return s, err
+	})
+	if err != nil {
+		return netip.Prefix{}, under("request address", err)
 	}
-	defer m.gate.Release(1)
-	for {
-		m.mu.Lock()
-		g, wait, err := m.grant(req)
-		m.mu.Unlock()
-		switch {
-		case err != nil:
-			return netip.Prefix{}, err
-		case wait != nil:
-			select {
-			case <-wait:
-			case <-ctx.Done():
-				return netip.Prefix{}, fmt.Errorf("request address: %w", ctx.Err())
-			}
-		default:
-			err := m.commit(ctx, g.w, g.undo)
-			close(g.busy)
-			if err != nil {
-				return netip.Prefix{}, fmt.Errorf("request address %s: %w", g.addr.Addr(), err)
-			}
-			return g.addr, nil
-		}
-	}
+	return got, nil
 }
 
-// grant is an address that is promised as soon as w is durable.
-type grant struct {
-	addr    netip.Prefix
-	busy    chan struct{}
-	w, undo write
-}
-
-// grant chooses an address and holds it. When wait is not nil the address is
-// being changed: ask again when it is closed. The caller holds mu.
-func (m *IPAM) grant(req AddressRequest) (_ grant, wait <-chan struct{}, err error) {
+// grant chooses an address and holds it until the step is done. The caller holds
+// mu.
+func (m *IPAM) grant(req AddressRequest) (step, netip.Prefix, error) {
 	p, err := m.lookup(req.PoolID)
 	if err != nil {
-		return grant{}, nil, err
+		return step{}, netip.Prefix{}, err
 	}
 	h := &holding{kind: p.kindOf(req), name: req.Name, tokens: []token{p.id.token}, since: m.now(), busy: make(chan struct{})}
 	addr, err := p.choose(req, h.kind)
 	if err != nil {
-		return grant{}, nil, err
+		return step{}, netip.Prefix{}, err
 	}
-	g := grant{addr: netip.PrefixFrom(addr, p.id.subnet.Bits()), busy: h.busy}
-	g.w.done = func() { h.busy = nil }
-	if old := p.book.held[addr]; old != nil {
+	s := step{busy: h.busy, w: write{done: func() { h.busy = nil }}}
+	b, key := p.book, p.id.bookKey
+	if old := b.held[addr]; old != nil {
 		if old.busy != nil {
-			return grant{}, old.busy, nil
+			return step{busy: old.busy}, netip.Prefix{}, nil
 		}
-		shared, ok := m.takeOver(p, old, h.kind)
-		if !ok {
-			return grant{}, nil, inUse(p, addr, old)
+		var ok bool
+		if h.tokens, ok = m.takeOver(p, old, h.kind); !ok {
+			return step{}, netip.Prefix{}, inUse(p, addr, old)
 		}
-		h.tokens = shared
-		p.book.held[addr] = h
-		g.undo = write{ops: []journal.Op{putHeld(p.id.bookKey, addr, old)}, done: func() { p.book.held[addr] = old }}
-	} else if was, ok := p.book.hold(addr, h); ok {
-		g.undo = write{ops: []journal.Op{putFreed(p.id.bookKey, was)}, done: func() { p.book.remember(was) }}
+		b.held[addr] = h
+		s.otherwise = write{ops: []journal.Op{putHeld(key, addr, old)}, done: func() { b.held[addr] = old }}
+	} else if was, ok := b.hold(addr, h); ok {
+		s.otherwise = write{ops: []journal.Op{putFreed(key, was)}, done: func() { b.remember(was) }}
 	} else {
-		g.undo = write{ops: []journal.Op{deleteAddress(p.id.bookKey, addr)}, done: func() { p.book.forget(addr) }}
+		s.otherwise = write{ops: []journal.Op{deleteAddress(key, addr)}, done: func() { b.forget(addr) }}
 	}
-	g.w.ops = append(g.w.ops, putHeld(p.id.bookKey, addr, h))
+	s.w.ops = append(s.w.ops, putHeld(key, addr, h))
 	if h.kind == KindEndpoint && !p.rec.Started {
 		p.rec.Started = true
-		g.w.ops = append(g.w.ops, putPool(p, p.rec))
+		s.w.ops = append(s.w.ops, putPool(p, p.rec))
 	}
-	return g, nil, nil
+	return s, netip.PrefixFrom(addr, p.id.subnet.Bits()), nil
 }
 
 // kindOf tells what an address is for. Engines up to 28.5 ask for --ip as they do
@@ -128,12 +103,25 @@ func (p *pool) choose(req AddressRequest, kind Kind) (netip.Addr, error) {
 	a, ok := p.book.pick(rng, req.Name)
 	if kind == KindGateway {
 		rng = p.id.subnet
-		a, ok = p.book.lowest()
+		if a, ok = p.oldGateway(); !ok {
+			a, ok = p.book.lowest()
+		}
 	}
 	if !ok {
 		return netip.Addr{}, exhausted(p, rng)
 	}
 	return a, nil
+}
+
+// oldGateway returns the gateway of the pool's network before a restart of the
+// engine: the network keeps it.
+func (p *pool) oldGateway() (netip.Addr, bool) {
+	for a, h := range p.book.held {
+		if p.id.space == spaceLocal && h.kind == KindGateway && !h.heldBy(p.id.token) {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
 }
 
 // takeOver says who holds an address that is in use once p asks for it, and
@@ -188,69 +176,47 @@ func exhausted(p *pool, rng netip.Prefix) error {
 // hold, and unknown or malformed pools, are success. A release whose write fails
 // is repeated by the next call.
 func (m *IPAM) ReleaseAddress(ctx context.Context, id string, addr netip.Addr) error {
-	if err := m.enter(ctx, 1); err != nil {
-		return fmt.Errorf("release address: %w", err)
-	}
-	defer m.gate.Release(1)
-	for {
-		m.mu.Lock()
-		w, busy, wait := m.free(id, addr.Unmap())
-		m.mu.Unlock()
-		switch {
-		case wait != nil:
-			select {
-			case <-wait:
-			case <-ctx.Done():
-				return fmt.Errorf("release address: %w", ctx.Err())
-			}
-		case busy == nil:
-			return nil
-		default:
-			err := m.commit(ctx, w, w)
-			close(busy)
-			if err != nil {
-				return fmt.Errorf("release address %s: %w", addr, err)
-			}
-			return nil
-		}
-	}
+	err := m.settle(ctx, func() (step, error) { return m.free(id, addr.Unmap()), nil })
+	return under("release address", err)
 }
 
-// free returns the write that releases an address, which is busy until it is
-// done; a nil busy means that there is nothing to release. The caller holds mu.
-func (m *IPAM) free(id string, addr netip.Addr) (w write, busy chan struct{}, wait <-chan struct{}) {
+// free releases an address, which is busy until the step is done. The caller
+// holds mu.
+func (m *IPAM) free(id string, addr netip.Addr) step {
 	p, err := m.lookup(id)
 	if err != nil {
-		return write{}, nil, nil
+		return step{}
 	}
-	h := p.book.held[addr]
+	b, key := p.book, p.id.bookKey
+	h := b.held[addr]
 	switch {
 	case h == nil || !h.heldBy(p.id.token):
-		return write{}, nil, nil
+		return step{}
 	case h.busy != nil:
-		return write{}, nil, h.busy
+		return step{busy: h.busy}
 	}
 	h.busy = make(chan struct{})
+	var w write
 	if len(h.tokens) > 1 {
 		left := *h
 		left.busy = nil
 		left.tokens = slices.DeleteFunc(slices.Clone(h.tokens), func(t token) bool { return t == p.id.token })
-		w.ops = append(w.ops, putHeld(p.id.bookKey, addr, &left))
+		w.ops = append(w.ops, putHeld(key, addr, &left))
 		w.done = func() { *h = left }
-		return w, h.busy, nil
+		return step{busy: h.busy, w: w, otherwise: w}
 	}
-	f := p.book.nextFreed(addr, h.name)
-	w.ops = append(w.ops, putFreed(p.id.bookKey, f))
-	old, tooMany := p.book.overflow()
+	f := b.nextFreed(addr, h.name)
+	w.ops = append(w.ops, putFreed(key, f))
+	old, tooMany := b.overflow()
 	if tooMany {
-		p.book.hold(old.addr, &holding{kind: kindLimbo, busy: h.busy})
-		w.ops = append(w.ops, deleteAddress(p.id.bookKey, old.addr))
+		b.hold(old.addr, &holding{kind: kindLimbo, busy: h.busy})
+		w.ops = append(w.ops, deleteAddress(key, old.addr))
 	}
 	w.done = func() {
-		p.book.remember(f)
+		b.remember(f)
 		if tooMany {
-			p.book.forget(old.addr)
+			b.forget(old.addr)
 		}
 	}
-	return w, h.busy, nil
+	return step{busy: h.busy, w: w, otherwise: w}
 }

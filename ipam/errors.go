@@ -55,3 +55,11 @@ func (e *Error) Hint() string { return e.Do }
 func refuse(cause error, do, format string, args ...any) error {
 	return &Error{Err: cause, What: fmt.Sprintf(format, args...), Do: do}
 }
+
+// under puts the name of the operation in front of an error that is no refusal.
+func under(op string, err error) error {
+	if _, refused := errors.AsType[*Error](err); err == nil || refused {
+		return err
+	}
+	return fmt.Errorf("%s: %w", op, err)
+}

@@ -129,14 +129,16 @@ func (m *IPAM) finish(ctx context.Context) error {
 	}
 	defer m.gate.Release(whole)
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	var ops []journal.Op
 	for _, w := range m.unfinished {
 		ops = append(ops, w.ops...)
 	}
+	m.mu.Unlock()
 	if err := m.cfg.Journal.Commit(ctx, ops...); err != nil {
 		return err
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	for _, w := range m.unfinished {
 		w.done()
 	}
@@ -156,6 +158,43 @@ func (m *IPAM) commit(ctx context.Context, w, otherwise write) error {
 	}
 	w.done()
 	return nil
+}
+
+// step is what a call that changes one address does next: with a w, write it;
+// with only a busy, wait until that is closed and ask again; with neither,
+// nothing.
+type step struct {
+	busy         chan struct{}
+	w, otherwise write
+}
+
+// settle calls next, with mu held, until there is nothing to wait for.
+func (m *IPAM) settle(ctx context.Context, next func() (step, error)) error {
+	for {
+		if err := m.enter(ctx, 1); err != nil {
+			return err
+		}
+		m.mu.Lock()
+		s, err := next()
+		m.mu.Unlock()
+		if err == nil && s.w.done != nil {
+			err = m.commit(ctx, s.w, s.otherwise)
+			close(s.busy)
+			m.gate.Release(1)
+			return err
+		}
+		m.gate.Release(1)
+		if err != nil || s.busy == nil {
+			return err
+		}
+		// The gate is open meanwhile: if the write that this waits for fails, the
+		// next enter finishes it.
+		select {
+		case <-s.busy:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // lookup returns the pool of a PoolID; [ErrUnknownPool] if there is none. The

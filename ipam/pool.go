@@ -160,8 +160,7 @@ func (m *IPAM) dynamicSubnet(req PoolRequest, bits int, taken []netip.Prefix) (n
 		size = fmt.Sprintf(" of /%d", bits)
 	}
 	return netip.Prefix{}, refuse(ErrNoPool, "remove networks that nobody uses, give a --subnet, or set WEFT_POOLS to more addresses",
-		"every %s pool%s that dynamic pools are made of overlaps a network or a route of this host (%d networks, pools from %v)",
-		family, size, len(m.books), m.blocksOf(ipv6))
+		"%v has no free %s subnet%s: %d pools and the host's routes are in the way", m.blocksOf(ipv6), family, size, len(m.books))
 }
 
 func (m *IPAM) blocksOf(ipv6 bool) []Block {

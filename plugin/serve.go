@@ -38,7 +38,7 @@ func (h *Handler) Serve(ctx context.Context, l net.Listener) error {
 	}
 	h.calls.stop()
 	_ = l.Close() // a second close is all that can fail
-	<-failed
+	_ = <-failed // the closed listener is its error
 	return h.calls.drain(h.cfg.DrainTimeout)
 }
 

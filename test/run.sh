@@ -1,0 +1,78 @@
+#!/bin/bash
+# test/run.sh all|fast: what `make test` and `make test-fast` run.
+# It installs what the tests need, prints one line for each step, and the full
+# output of a step that fails. Logs stay in build/test/.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+mode=${1:-all}
+logs=build/test
+mkdir -p $logs
+[ "$(id -u)" = 0 ] || { echo "make test: run it as root: the tests make network namespaces" >&2; exit 1; }
+
+failed=()
+started=$SECONDS
+step() { # step NAME COMMAND…
+	local name=$1 at=$SECONDS
+	shift
+	if "$@" >"$logs/$name.log" 2>&1; then
+		printf 'ok    %-12s %4ds\n' "$name" $((SECONDS - at))
+	else
+		printf 'FAIL  %-12s %4ds  (%s)\n' "$name" $((SECONDS - at)) "$logs/$name.log"
+		grep -E -A25 -e '--- FAIL|^panic|DATA RACE|^[a-z][^ ]*\.go:[0-9]+|^FAIL|rror' "$logs/$name.log" | head -150
+		failed+=("$name")
+	fi
+}
+
+tools() {
+	local missing=()
+	for pair in nft:nftables iptables-legacy:iptables ip:iproute2 debootstrap:debootstrap make:make gcc:gcc; do
+		command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
+	done
+	[ ${#missing[@]} = 0 ] && return
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+}
+
+lint() {
+	go vet ./... && go build -modfile=tools/go.mod -o build/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint &&
+		build/golangci-lint run ./...
+}
+
+packages() { go list ./... | grep -v -e /test/e2e -e /test/bench -e /test/lab; }
+
+unit() { # unit [FLAGS]: everything that needs no engine
+	# shellcheck disable=SC2046 # a list of words
+	go test -count=1 -timeout 8m "$@" $(packages)
+}
+
+fuzz() {
+	local target pkg
+	for pair in FuzzDecodeNetwork:./plugin FuzzDecodeIPAM:./plugin FuzzHandler:./plugin FuzzOptions:./driver; do
+		target=${pair%%:*} pkg=${pair##*:}
+		go test -run='^$' -fuzz="^$target\$" -fuzztime=30s -parallel=2 "$pkg" || return
+	done
+}
+
+roots() { go run ./test/lab/weftlab roots; }
+
+e2e() { go test -count=1 -timeout 20m -parallel 6 ./test/e2e; }
+
+step tools tools
+if [ "$mode" = fast ]; then
+	step lint lint
+	step unit unit
+else
+	step plugin make -s plugin
+	step arm64 env GOARCH=arm64 CGO_ENABLED=0 go build -o build/weft-arm64 ./cmd/weft
+	step roots roots
+	step lint lint
+	step unit unit -race
+	step fuzz fuzz
+	step lab go test -count=1 -timeout 6m ./test/lab/...
+	step e2e e2e
+fi
+
+echo
+echo "$mode: $((SECONDS - started)) s"
+total=$(cat $logs/*.log 2>/dev/null | grep -cE '^(ok|FAIL)[[:space:]]+github')
+echo "$((total > ${#failed[@]} ? total - ${#failed[@]} : 0)) passed, ${#failed[@]} failed"
+[ ${#failed[@]} = 0 ] || { echo "failed: ${failed[*]}"; exit 1; }
