@@ -15,8 +15,7 @@ type Hints struct {
 
 // Periods of the loop.
 const (
-	fullEvery  = 30 * time.Second
-	leaksEvery = 65 * time.Second
+	fullEvery = 30 * time.Second
 	// restAfter keeps a burst of hints from filling the machine with repairs; it
 	// leaves most of the second in which a flush must be repaired.
 	restAfter = 200 * time.Millisecond
@@ -26,8 +25,6 @@ const (
 func (d *Driver) Run(ctx context.Context, hints Hints) error {
 	full := time.NewTicker(fullEvery)
 	defer full.Stop()
-	leaks := time.NewTicker(leaksEvery)
-	defer leaks.Stop()
 	work := func() error { _, err := d.Reconcile(ctx, Full); return err }
 	for {
 		if err := work(); err != nil && ctx.Err() == nil {
@@ -44,8 +41,6 @@ func (d *Driver) Run(ctx context.Context, hints Hints) error {
 			return nil
 		case <-full.C:
 			work = func() error { _, err := d.Reconcile(ctx, Full); return err }
-		case <-leaks.C:
-			work = func() error { return d.CollectLeaks(ctx) }
 		case _, ok = <-hints.Firewall:
 			if !ok {
 				hints.Firewall = nil

@@ -4,14 +4,19 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"log/slog"
 	"net/netip"
+	"time"
 
 	"github.com/weft-net/weft/driver"
 	"github.com/weft-net/weft/internal/config"
 	"github.com/weft-net/weft/internal/journal"
 	"github.com/weft-net/weft/ipam"
 )
+
+// leaksEvery is a little more than the minute that two answers must be apart.
+const leaksEvery = 65 * time.Second
 
 // hostRecord is the journal's note of who this host is.
 type hostRecord struct {
@@ -84,4 +89,22 @@ func (h *house) ipamHolders(ctx context.Context) (ipam.Holders, error) {
 		}
 	}
 	return ipam.Holders{Addresses: held.Addresses, Subnets: held.Subnets, At: held.At}, nil
+}
+
+// collectLeaks takes back, every minute, what the engine has forgotten: first
+// endpoints and networks, then their addresses.
+func (h *house) collectLeaks(ctx context.Context) error {
+	tick := time.NewTicker(leaksEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		_, err := h.ipam.CollectLeaks(ctx, nil)
+		if err := errors.Join(h.driver.CollectLeaks(ctx), err); err != nil && ctx.Err() == nil {
+			h.log.Debug("nothing was collected", "err", err)
+		}
+	}
 }

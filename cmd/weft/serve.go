@@ -105,6 +105,7 @@ func serve(ctx context.Context, f serveFlags) (retErr error) {
 		daemon.Task{Name: "plugin", Run: func(ctx context.Context) error { return handler.Serve(ctx, listener) }},
 		daemon.Task{Name: "admin", Run: func(ctx context.Context) error { return admin.Serve(ctx, filepath.Dir(f.socket), h.source(), log) }},
 		daemon.Task{Name: "reconcile", Run: h.reconcile},
+		daemon.Task{Name: "leaks", Run: h.collectLeaks},
 		daemon.Task{Name: "engine", Run: h.engine.Run},
 		daemon.Task{Name: "later", Run: h.later.Run},
 	)

@@ -3,6 +3,7 @@ package firewall
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 )
 
 // A gate keeps weft's packets passing the host's iptables, in both families and
@@ -10,6 +11,9 @@ import (
 type gate struct {
 	tables  *tables
 	xtables map[bool][]*xtables // by family
+	// edits counts own changes, for those who compare what they see with what
+	// they saw.
+	edits atomic.Uint64
 }
 
 func newGate(t *tables, paths IPTables) *gate {
@@ -52,6 +56,7 @@ func (g *gate) each(decide func(map[Flavour]filterTable) Coexistence) (map[bool]
 		for _, x := range g.xtables[v6] {
 			es := found[x.flavour].edits(c.chain(x.flavour))
 			errs = append(errs, x.apply(es))
+			g.edits.Add(uint64(len(es)))
 			for _, e := range es {
 				changed = append(changed, fmt.Sprintf("%s: %s in %s", x.path, e.verb, e.chain))
 			}

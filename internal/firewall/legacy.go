@@ -116,8 +116,11 @@ func (t *legacyTable) look() tableInfo {
 	return info
 }
 
-// poll hints at changes of legacy iptables until the context is done.
-func poll(ctx context.Context, ts legacyTables, dirty chan<- struct{}) {
+// poll hints at changes of legacy iptables until the context is done. It also
+// hints after own edits: the same damage, done again between two looks, would
+// look like no change.
+func poll(ctx context.Context, ts legacyTables, edits func() uint64, dirty chan<- struct{}) {
+	seen := edits()
 	ticker := time.NewTicker(pollTime)
 	defer ticker.Stop()
 	for {
@@ -125,6 +128,10 @@ func poll(ctx context.Context, ts legacyTables, dirty chan<- struct{}) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		}
+		if now := edits(); now != seen && len(ts) > 0 {
+			seen = now
+			hint(dirty)
 		}
 		for _, t := range ts {
 			if t.changed() {

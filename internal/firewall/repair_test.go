@@ -222,7 +222,13 @@ func TestWatch(t *testing.T) {
 			for range 3 {
 				ns.sh(t, c.damage)
 				start := time.Now()
-				for len(<-mended) == 0 {
+				for repaired := 0; repaired == 0; {
+					select {
+					case r := <-mended:
+						repaired = len(r)
+					case <-time.After(5 * time.Second):
+						t.Fatal("no repair")
+					}
 				}
 				took = min(took, time.Since(start))
 				ns.sh(t, c.probe)
@@ -233,7 +239,7 @@ func TestWatch(t *testing.T) {
 			}
 			// The repair may cause one more look, which finds nothing; then silence.
 			quiet := false
-			for range 2 {
+			for range 3 {
 				select {
 				case r := <-mended:
 					if len(r) != 0 {

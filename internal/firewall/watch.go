@@ -41,7 +41,7 @@ func (n *NFT) Watch(ctx context.Context) <-chan struct{} {
 	if events != nil {
 		wg.Go(func() { follow(events, own, dirty) })
 	}
-	wg.Go(func() { poll(ctx, legacy, dirty) })
+	wg.Go(func() { poll(ctx, legacy, n.gate.edits.Load, dirty) })
 	go func() {
 		gather(ctx, dirty, out)
 		if events != nil {
