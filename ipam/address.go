@@ -131,8 +131,6 @@ func (p *pool) oldGateway() (netip.Addr, bool) {
 func (m *IPAM) takeOver(p *pool, old *holding, kind Kind) ([]token, bool) {
 	mine := []token{p.id.token}
 	switch {
-	case old.kind == kindLimbo:
-		return nil, false
 	case p.id.space == spaceGlobal:
 		return mine, true
 	case old.heldBy(p.id.token):
@@ -207,14 +205,14 @@ func (m *IPAM) free(id string, addr netip.Addr) step {
 	}
 	f := b.nextFreed(addr, h.name)
 	w.ops = append(w.ops, putFreed(key, f))
-	old, tooMany := b.overflow()
-	if tooMany {
+	forget := b.overflow()
+	for _, old := range forget {
 		b.hold(old.addr, &holding{kind: kindLimbo, busy: h.busy})
 		w.ops = append(w.ops, deleteAddress(key, old.addr))
 	}
 	w.done = func() {
 		b.remember(f)
-		if tooMany {
+		for _, old := range forget {
 			b.forget(old.addr)
 		}
 	}

@@ -22,7 +22,7 @@ const (
 	KindAux Kind = "aux"
 	// KindEndpoint is the address of a container.
 	KindEndpoint Kind = "endpoint"
-	// kindLimbo is an address without a holder whose record is being written.
+	// kindLimbo is an address without a holder whose record is being deleted.
 	kindLimbo Kind = "limbo"
 )
 
@@ -167,12 +167,10 @@ func (b *book) forget(a netip.Addr) {
 	}
 }
 
-// overflow returns the oldest freed address if one more would be too many.
-func (b *book) overflow() (freed, bool) {
-	if len(b.freed) < keepFreed {
-		return freed{}, false
-	}
-	return b.freed[0], true
+// overflow returns the oldest freed addresses, as many as would be too many with
+// one more.
+func (b *book) overflow() []freed {
+	return slices.Clone(b.freed[:max(0, len(b.freed)+1-keepFreed)])
 }
 
 // count returns how many addresses of rng a host could have and how many are in

@@ -1,10 +1,12 @@
 package e2e_test
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/weft-net/weft/test/lab"
@@ -64,13 +66,9 @@ func (s *site) expect(probes ...probe) {
 
 // soon repeats until it succeeds, for ten seconds.
 func (s *site) soon(try func() error) error {
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		err := try()
-		if err == nil || time.Now().After(deadline) || s.Context().Err() != nil {
-			return err
-		}
-	}
+	ctx, cancel := context.WithTimeout(s.Context(), 10*time.Second)
+	defer cancel()
+	return lab.Until(ctx, "what should become true", func(context.Context) error { return try() })
 }
 
 func (s *site) atOnce(probes []probe, do func(probe) error) {
@@ -97,7 +95,11 @@ func (s *site) atOnce(probes []probe, do func(probe) error) {
 // step is a part of a story with a name of its own.
 func (s *site) step(name string, do func(s *site)) {
 	s.Helper()
-	s.t.Run(name, func(t *testing.T) { do(s.on(t)) })
+	t, ok := s.TB.(*testing.T)
+	if !ok {
+		s.Fatalf("step %s: a benchmark has no steps", name)
+	}
+	t.Run(name, func(t *testing.T) { do(s.on(t)) })
 }
 
 // inside is the fast way to run commands in the network and the file system of
@@ -145,8 +147,8 @@ func (s *site) outsideServer(port int) {
 	}
 }
 
-// address joins an address of either family and a port.
-func address(host string, port int) string {
+// hostPort joins an address of either family and a port.
+func hostPort(host string, port int) string {
 	if strings.Contains(host, ":") {
 		return fmt.Sprintf("[%s]:%d", host, port)
 	}
