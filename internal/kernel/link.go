@@ -141,14 +141,15 @@ func (h *Host) RemoveAddrs(name string, addrs []netip.Prefix) error {
 }
 
 // AddVeth makes a pair with both ends in this namespace: the host end in the
-// bridge and up, the peer down, ready to be moved. One message. A pair that is
-// there already is brought into that state.
+// bridge and up, the peer down, ready to be moved. One message, and one more
+// for each flag of the port. A pair that is there already is brought into that
+// state.
 func (h *Host) AddVeth(v Veth) error {
 	err := h.createVeth(v, v.Peer, -1)
-	if errors.Is(err, ErrExists) {
-		err = nil
+	if err == nil && !v.Isolated && !v.Hairpin {
+		return nil
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrExists) {
 		return err
 	}
 	return h.EnsurePort(v)
@@ -303,24 +304,17 @@ func (h *Host) Routes() ([]Route, error) {
 	return out, nil
 }
 
-// Detach takes a port out of service at once: it leaves its bridge, goes down
-// and joins the group of links that [Host.DeleteLinks] deletes together.
-// A link that is gone is success.
+// Detach takes a link out of service at once: one message sets it down and puts
+// it into the group of links that [Host.DeleteDoomed] deletes together. A link
+// that is gone is success.
 func (h *Host) Detach(name string) error {
-	link, err := h.nl.LinkByName(name)
-	if err != nil {
-		if err = vocabulary(err); errors.Is(err, ErrNotFound) {
-			return nil
-		}
-		return fmt.Errorf("detach %s: %w", name, err)
-	}
-	errs := []error{h.nl.LinkSetDown(link), h.nl.LinkSetGroup(link, int(DoomedGroup))}
-	for i, err := range errs {
-		if err = vocabulary(err); err == nil || errors.Is(err, ErrNotFound) {
-			errs[i] = nil
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
+	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Change = unix.IFF_UP
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(DoomedGroup)))
+	if err := vocabulary(h.execute(req)); err != nil && !errors.Is(err, ErrNotFound) {
 		return fmt.Errorf("detach %s: %w", name, err)
 	}
 	return nil

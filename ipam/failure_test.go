@@ -1,0 +1,128 @@
+package ipam_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+
+	"github.com/weft-net/weft/internal/journal"
+	"github.com/weft-net/weft/ipam"
+)
+
+func TestAbandonedRequestIsTakenBack(t *testing.T) {
+	for _, freedBefore := range []bool{false, true} {
+		h := newHost(t)
+		id := h.subnet(t, "10.1.0.0/30")
+		if freedBefore {
+			h.want(t, ipam.AddressRequest{PoolID: id, Name: "web"}, "10.1.0.1")
+			h.release(t, id, "10.1.0.1")
+			h.want(t, ipam.AddressRequest{PoolID: id}, "10.1.0.2")
+		}
+		_, err := h.RequestAddress(late(1), ipam.AddressRequest{PoolID: id})
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		h.want(t, ipam.AddressRequest{PoolID: id, Name: "web"}, "10.1.0.1")
+		h.restart(t)
+		if used := h.View()[0].Used; freedBefore && used != 2 || !freedBefore && used != 1 {
+			t.Errorf("%d addresses in use", used)
+		}
+	}
+}
+
+func TestAbandonedReleaseIsRepeated(t *testing.T) {
+	h := newHost(t)
+	id := h.subnet(t, "10.1.0.0/30")
+	a := h.take(t, ipam.AddressRequest{PoolID: id})
+	h.take(t, ipam.AddressRequest{PoolID: id})
+	if err := h.ReleaseAddress(late(1), id, a); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	h.want(t, ipam.AddressRequest{PoolID: id, Address: a}, a.String())
+	if err := h.ReleasePool(late(1), id); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	again := h.subnet(t, "10.1.0.0/30")
+	h.restart(t)
+	if v := h.View(); len(v) != 1 || v[0].ID != again || v[0].Used != 0 {
+		t.Errorf("left %+v", v)
+	}
+}
+
+func TestAbandonedPoolIsTakenBack(t *testing.T) {
+	h := newHost(t)
+	for _, space := range []string{ipam.LocalSpace, ipam.GlobalSpace} {
+		req := ipam.PoolRequest{Space: space, Subnet: prefix("10.1.0.0/24")}
+		if space == ipam.GlobalSpace {
+			h.pool(t, req)
+		}
+		if _, err := h.RequestPool(late(1), req); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+	}
+	h.subnet(t, "10.1.0.0/24")
+	h.restart(t)
+	v := h.View()
+	if len(v) != 2 || v[0].Superseded {
+		t.Errorf("left %+v", v)
+	}
+}
+
+func TestNothingIsAnsweredWithoutTheJournal(t *testing.T) {
+	h := newHost(t)
+	id := h.subnet(t, "10.1.0.0/24")
+	a := h.take(t, ipam.AddressRequest{PoolID: id})
+	if err := h.journal.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		_, err := h.RequestAddress(t.Context(), ipam.AddressRequest{PoolID: id})
+		_, err2 := h.RequestPool(t.Context(), ipam.PoolRequest{Space: ipam.LocalSpace})
+		for _, err := range []error{err, err2, h.ReleaseAddress(t.Context(), id, a), h.ReleasePool(t.Context(), id)} {
+			if !errors.Is(err, journal.ErrClosed) {
+				t.Errorf("error %v", err)
+			}
+		}
+	}
+	h.open(t)
+	if v := h.View(); len(v) != 1 || v[0].Used != 1 {
+		t.Errorf("left %+v", v)
+	}
+}
+
+func TestCallsEndWithTheirContext(t *testing.T) {
+	h := newHost(t)
+	id := h.subnet(t, "10.1.0.0/24")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := h.RequestAddress(ctx, ipam.AddressRequest{PoolID: id})
+	_, err2 := h.RequestPool(ctx, ipam.PoolRequest{Space: ipam.LocalSpace})
+	for _, err := range []error{err, err2, h.ReleaseAddress(ctx, id, netip.MustParseAddr("10.1.0.1")), h.ReleasePool(ctx, id), h.Bind(ctx, "n", prefix("10.1.0.0/24"))} {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+	}
+}
+
+// TestFreedAddressesAreBounded uses more addresses than a book remembers.
+func TestFreedAddressesAreBounded(t *testing.T) {
+	h := newHost(t)
+	id := h.subnet(t, "fd00:1::/64")
+	for i := range 1100 {
+		a := h.take(t, ipam.AddressRequest{PoolID: id})
+		h.release(t, id, a.String())
+		if i == 500 {
+			h.restart(t)
+		}
+	}
+	records := 0
+	if err := h.journal.Each("ipam-addresses", func(string, []byte) error { records++; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if records != 1024 {
+		t.Errorf("%d records for addresses that nobody has", records)
+	}
+	h.restart(t)
+	h.want(t, ipam.AddressRequest{PoolID: id}, "fd00:1::4c")
+}
