@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/weft-net/weft/internal/journal"
 	"github.com/weft-net/weft/ipam"
@@ -29,6 +30,66 @@ func TestAbandonedRequestIsTakenBack(t *testing.T) {
 			t.Errorf("%d addresses in use", used)
 		}
 	}
+}
+
+func TestAbandonedRequestKeepsWhatWasRemembered(t *testing.T) {
+	h := newHost(t)
+	id := h.subnet(t, "10.1.0.0/29")
+	h.want(t, ipam.AddressRequest{PoolID: id, Name: "web"}, "10.1.0.1")
+	h.release(t, id, "10.1.0.1")
+	if _, err := h.RequestAddress(late(1), ipam.AddressRequest{PoolID: id, Name: "web"}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	h.want(t, ipam.AddressRequest{PoolID: id}, "10.1.0.2")
+	h.restart(t)
+	h.want(t, ipam.AddressRequest{PoolID: id, Name: "web"}, "10.1.0.1")
+}
+
+// TestAbandonedTakeOverIsTakenBack repeats a request of the global space.
+func TestAbandonedTakeOverIsTakenBack(t *testing.T) {
+	h := newHost(t)
+	req := ipam.PoolRequest{Space: ipam.GlobalSpace, Subnet: prefix("10.1.0.0/24")}
+	old := h.pool(t, req).ID
+	a := h.take(t, ipam.AddressRequest{PoolID: old})
+	now := h.pool(t, req).ID
+	if _, err := h.RequestAddress(late(1), ipam.AddressRequest{PoolID: now, Address: a}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	h.release(t, now, a.String())
+	h.restart(t)
+	if v := h.View(); v[0].Used != 1 || v[1].Used != 0 {
+		t.Errorf("left %+v", v)
+	}
+	h.release(t, old, a.String())
+	if v := h.View(); v[0].Used != 0 {
+		t.Errorf("left %+v", v)
+	}
+}
+
+func TestAbandonedBindIsRepeated(t *testing.T) {
+	h := newHost(t)
+	id := h.subnet(t, "10.1.0.0/24")
+	if err := h.Bind(late(1), "net", prefix("10.1.0.0/24")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	h.take(t, ipam.AddressRequest{PoolID: id})
+	h.restart(t)
+	if v := h.View(); v[0].Network != "net" {
+		t.Errorf("left %+v", v)
+	}
+}
+
+func TestAbandonedCollectionIsRepeated(t *testing.T) {
+	h := newHost(t)
+	id := h.subnet(t, "10.1.0.0/24")
+	h.take(t, ipam.AddressRequest{PoolID: id})
+	h.now = h.now.Add(time.Hour)
+	h.collect(t, "10.1.0.0/24")
+	h.now = h.now.Add(time.Hour)
+	if _, err := h.CollectLeaks(late(1), h.answer("10.1.0.0/24")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatal(err)
+	}
+	h.want(t, ipam.AddressRequest{PoolID: id, Address: netip.MustParseAddr("10.1.0.1")}, "10.1.0.1")
 }
 
 func TestAbandonedReleaseIsRepeated(t *testing.T) {
@@ -116,12 +177,8 @@ func TestFreedAddressesAreBounded(t *testing.T) {
 			h.restart(t)
 		}
 	}
-	records := 0
-	if err := h.journal.Each("ipam-addresses", func(string, []byte) error { records++; return nil }); err != nil {
-		t.Fatal(err)
-	}
-	if records != 1024 {
-		t.Errorf("%d records for addresses that nobody has", records)
+	if n := h.records(t); n != 1024 {
+		t.Errorf("%d records for addresses that nobody has", n)
 	}
 	h.restart(t)
 	h.want(t, ipam.AddressRequest{PoolID: id}, "fd00:1::4c")

@@ -134,6 +134,16 @@ func (h *host) release(t tester, id string, addrs ...string) {
 	}
 }
 
+// records counts the addresses in the journal.
+func (h *host) records(t tester) int {
+	t.Helper()
+	n := 0
+	if err := h.journal.Each("ipam-addresses", func(string, []byte) error { n++; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // wantRefusal checks an error's cause, that its text names what was wrong, and
 // that it advises.
 func wantRefusal(t tester, err, cause error, texts ...string) {

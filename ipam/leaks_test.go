@@ -103,6 +103,23 @@ func TestLaterUseOfAnAddressIsNoLeak(t *testing.T) {
 	}
 }
 
+func TestAnswerOlderThanTheAddressDoesNotCount(t *testing.T) {
+	h := newHost(t)
+	id := h.subnet(t, "10.1.0.0/24")
+	early := h.answer("10.1.0.0/24")
+	h.now = h.now.Add(time.Second)
+	h.take(t, ipam.AddressRequest{PoolID: id})
+	if _, err := h.CollectLeaks(t.Context(), early); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []int{0, 1} {
+		h.now = h.now.Add(time.Hour)
+		if got := h.collect(t, "10.1.0.0/24"); len(got.Addresses) != want {
+			t.Fatalf("answer %d: %+v", i, got)
+		}
+	}
+}
+
 func TestNobodyKnowsMeansNoLeaks(t *testing.T) {
 	h := newHost(t)
 	h.take(t, ipam.AddressRequest{PoolID: h.subnet(t, "10.1.0.0/24")})

@@ -204,6 +204,9 @@ func (m *model) check(t *rapid.T) {
 	if len(seen) != len(m.pools) {
 		t.Fatalf("pools %v, want %v", seen, m.pools)
 	}
+	if n := m.h.records(t); n > 0 && len(m.pools) == 0 {
+		t.Fatalf("%d records of addresses without a pool", n)
+	}
 }
 
 func isReserved(p netip.Prefix, a netip.Addr) bool {
@@ -286,6 +289,24 @@ func TestConcurrentCalls(t *testing.T) {
 	h.restart(t)
 	if v := h.View(); len(v) != 1 || v[0].Used != 0 || v[0].Free != 30 {
 		t.Errorf("left %+v", v)
+	}
+}
+
+// TestConcurrentReleasesOfOneAddress must not free it twice.
+func TestConcurrentReleasesOfOneAddress(t *testing.T) {
+	h := newHost(t)
+	id := h.subnet(t, "10.1.0.0/29")
+	for range 20 {
+		for range 6 {
+			h.take(t, ipam.AddressRequest{PoolID: id})
+		}
+		_, err := h.RequestAddress(t.Context(), ipam.AddressRequest{PoolID: id})
+		wantRefusal(t, err, ipam.ErrExhausted)
+		var wg sync.WaitGroup
+		for i := range 24 {
+			wg.Go(func() { h.release(t, id, netip.AddrFrom4([4]byte{10, 1, 0, byte(1 + i%6)}).String()) })
+		}
+		wg.Wait()
 	}
 }
 

@@ -79,7 +79,6 @@ func (m *IPAM) load() error {
 			return fmt.Errorf("journal record %s/%s is damaged: %w", bucketPools, key, err)
 		}
 		m.addPool(&pool{id: id, rec: rec})
-		m.next = max(m.next, id.token+1)
 	}
 	addresses, err := journal.Load[addressRecord](m.cfg.Journal, bucketAddresses)
 	if err != nil {

@@ -14,11 +14,12 @@ func TestConnect(t *testing.T) {
 	t.Parallel()
 	eachEngine(t, func(s *site) {
 		s.outsideServer(7000)
+		s.nameServer()
 		s.step("names, host and outside", (*site).names)
 		s.step("isolated until connected", (*site).connecting)
 		s.step("internal", (*site).internal)
 		s.step("icc off", (*site).withoutICC)
-	})
+	}, withNameServer)
 }
 
 func (s *site) names() {
@@ -202,12 +203,12 @@ func (s *site) linkSettings() {
 }
 
 func (s *site) adoptedBridge() {
-	s.sh("ip link add mine type bridge; ip link set mine up; ip addr add 10.74.0.1/24 dev mine; ip addr add 10.74.9.1/24 dev mine")
+	s.sh("ip link add mine address 02:00:00:00:74:01 type bridge; ip link set mine up; ip addr add 10.74.0.254/24 dev mine; ip addr add 10.74.9.1/24 dev mine")
 	state := func() string {
 		return s.sh(`ip -o link show mine | sed 's/^[0-9]*: //; s/ state .* mode/ mode/; s/<[^>]*>//'; ip -o -4 addr show mine | awk '{print $4}' | sort; sysctl -n net.ipv6.conf.mine.disable_ipv6`)
 	}
 	before := state()
-	for _, gateway := range []string{"10.74.0.1", "10.74.0.2"} {
+	for _, gateway := range []string{"10.74.0.254", "10.74.0.1"} {
 		s.network("adopted", "--subnet", "10.74.0.0/24", "--gateway", gateway, "-o", "com.docker.network.bridge.name=mine")
 		if n := weftJSON[[]struct {
 			Device  string
@@ -348,7 +349,6 @@ func TestGatewayModes(t *testing.T) {
 	t.Parallel()
 	eachEngine(t, func(s *site) {
 		s.outsideServer(7000)
-		s.sh("ip addr add 10.77.0.99/24 dev eth0; ip addr add fd77::99/64 dev eth0 nodad")
 		for i, mode := range []string{"nat", "nat-unprotected", "routed"} {
 			s.step(mode, func(s *site) { s.gatewayMode(i, mode) })
 		}
@@ -430,6 +430,7 @@ func (s *site) isolatedMode() {
 }
 
 func (s *site) fixedSource() {
+	s.sh("ip addr add 10.77.0.99/24 dev eth0; ip addr add fd77::99/64 dev eth0 nodad")
 	s.network("snat", "--ipv6", "--subnet", "10.95.0.0/24", "--subnet", "fd95::/64",
 		"-o", "com.docker.network.host_ipv4=10.77.0.99", "-o", "com.docker.network.host_ipv6=fd77::99")
 	s.run("x1", "--network", "snat")

@@ -1,0 +1,139 @@
+package e2e_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weft-net/weft/internal/admin"
+)
+
+const liveRestore = `{"live-restore": true}`
+
+// TestRestart lets everything crash and restart that can, under running
+// containers.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	eachEngine(t, func(s *site) {
+		town := s.newTown()
+		s.step("plugin killed", func(s *site) { s.pluginKilled(town) })
+		s.step("plugin disabled and enabled", func(s *site) { s.pluginDisabled(town) })
+		s.step("engine killed", func(s *site) {
+			s.must(s.KillEngine(s.Context()))
+			took, err := s.StartEngine(s.Context())
+			s.inTime("start after a kill", took, err)
+			s.getUp(town)
+			s.open(town)
+			s.reserved(town)
+			s.day()
+		})
+		s.step("engine restarted", func(s *site) {
+			s.must(s.SetDaemonJSON(s.Context(), liveRestore))
+			took, err := s.RestartEngine(s.Context())
+			s.inTime("restart", took, err)
+			s.getUp(town)
+			s.open(town)
+			s.reserved(town)
+		})
+		s.step("live-restore", func(s *site) { s.liveRestored(town) })
+		s.step("power cut", func(s *site) { s.powerCut(town) })
+	})
+}
+
+func (s *site) must(err error) {
+	s.Helper()
+	if err != nil {
+		s.Fatal(err)
+	}
+}
+
+func (s *site) pluginKilled(t town) {
+	s.Helper()
+	beats := s.beats()
+	endpoints := weftJSON[[]admin.Endpoint](s, "endpoints")
+	s.must(s.KillPlugin(s.Context()))
+	begin := time.Now()
+	s.quick("network", "create", "-d", plugin, "after")
+	s.Logf("a killed plugin served again after %v", time.Since(begin).Round(time.Millisecond))
+	s.unharmed(beats...)
+	s.open(t)
+	s.reserved(t)
+	s.quick("network", "rm", "after")
+	s.sameEndpoints(endpoints)
+	s.day()
+	s.unharmed(beats...)
+	stopBeats(beats)
+}
+
+// sameEndpoints compares what weft says of its endpoints with before.
+func (s *site) sameEndpoints(before []admin.Endpoint) {
+	s.Helper()
+	after := weftJSON[[]admin.Endpoint](s, "endpoints")
+	if err := same(asText(before), asText(after)); err != nil {
+		s.Errorf("endpoints: %v", err)
+	}
+}
+
+func (s *site) pluginDisabled(t town) {
+	s.Helper()
+	beats := s.beats()
+	s.must(s.DisablePlugin(s.Context(), true))
+	s.alive(beats...)
+	// New connections as well: the rules stay.
+	for _, h := range t.houses {
+		s.answers(s.fromOutside(), hostPort(s.IPv4.String(), h.port), h.name)
+	}
+	s.answers(s.inside("nelly"), "bravo:80", "bravo")
+	begin := time.Now()
+	s.must(s.EnablePlugin(s.Context()))
+	if took := time.Since(begin); took > patience {
+		s.Errorf("docker plugin enable took %v", took)
+	}
+	s.unharmed(beats...)
+	s.open(t)
+	s.reserved(t)
+	s.day()
+	stopBeats(beats)
+}
+
+// liveRestored has an engine that keeps its containers.
+func (s *site) liveRestored(t town) {
+	s.Helper()
+	beats := s.beats()
+	took, err := s.RestartEngine(s.Context())
+	s.inTime("restart with live-restore", took, err)
+	s.unharmed(beats...)
+	s.open(t)
+	s.must(s.KillEngine(s.Context()))
+	s.alive(beats...)
+	took, err = s.StartEngine(s.Context())
+	s.inTime("start after a kill with live-restore", took, err)
+	s.unharmed(beats...)
+	s.open(t)
+	s.reserved(t)
+	s.day()
+	s.quick("restart", "bravo")
+	s.quick("restart", "ernst")
+	s.unharmed(beats[0], beats[3], beats[4], beats[7])
+	s.open(t)
+	stopBeats(beats)
+}
+
+// powerCut loses the kernel's state and /run. The administrator's own bridge
+// is not there yet when the host boots.
+func (s *site) powerCut(t town) {
+	s.Helper()
+	s.must(s.PowerOff(s.Context()))
+	begin := time.Now()
+	s.must(s.Boot(s.Context()))
+	s.inTime("boot", time.Since(begin), nil)
+	s.refuse([]string{"br-own"}, "start", "delta")
+	s.ownBridge()
+	s.getUp(t)
+	s.open(t)
+	s.reserved(t)
+	s.day()
+	if out := s.sh("ip addr show dev br-own"); !strings.Contains(out, "10.94.0.1/24") {
+		s.Errorf("br-own lacks weft's address:\n%s", out)
+	}
+}
