@@ -17,7 +17,7 @@ var (
 	// ErrSubnet says that --subnet or --ip-range is unusable.
 	ErrSubnet = errors.New("bad subnet")
 	// ErrOverlap says that the subnet collides with a pool in use.
-	ErrOverlap = errors.New("Pool overlaps with other one on this address space") //nolint:staticcheck // Docker's words
+	ErrOverlap = errors.New("Pool overlaps with other one on this address space") // Docker's words
 	// ErrNoPool says that no dynamic pool is left.
 	ErrNoPool = errors.New("no free pool is left")
 	// ErrUnknownPool says that no pool has this PoolID.
@@ -27,7 +27,7 @@ var (
 	// ErrReserved says that no host may have the address.
 	ErrReserved = errors.New("address is reserved")
 	// ErrInUse says that somebody has the address.
-	ErrInUse = errors.New("Address already in use") //nolint:staticcheck // Docker's words
+	ErrInUse = errors.New("Address already in use") // Docker's words
 	// ErrExhausted says that every address of the pool's range is in use.
 	ErrExhausted = errors.New("no free address is left")
 )

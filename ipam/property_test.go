@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 
@@ -217,13 +218,10 @@ func isReserved(p netip.Prefix, a netip.Addr) bool {
 }
 
 func TestAnswersSurviveEverything(t *testing.T) {
+	root, runs := t.TempDir(), 0
 	rapid.Check(t, func(t *rapid.T) {
-		dir, err := os.MkdirTemp("", "weft-ipam")
-		if err != nil {
-			t.Fatal(err)
-		}
-		m := &model{h: startHost(t, dir), spec: map[string]ipam.PoolRequest{}, held: map[string]map[netip.Addr]bool{}, maybe: map[string]map[netip.Addr]bool{}}
-		defer func() { _ = os.RemoveAll(dir) }()
+		runs++
+		m := &model{h: startHost(t, filepath.Join(root, strconv.Itoa(runs))), spec: map[string]ipam.PoolRequest{}, held: map[string]map[netip.Addr]bool{}, maybe: map[string]map[netip.Addr]bool{}}
 		defer func() { _ = m.h.journal.Close() }()
 		t.Repeat(map[string]func(*rapid.T){
 			"":                 m.check,

@@ -89,7 +89,9 @@ func (s *site) forms(mode string) {
 
 	var all []probe
 	for who, from := range s.everywhere() {
-		tcp := func(port, want string) { all = append(all, probe{who: who, from: from, to: host + ":" + port, want: want}) }
+		tcp := func(port, want string) {
+			all = append(all, probe{who: who, from: from, to: host + ":" + port, want: want})
+		}
 		udp := func(port, want string) {
 			all = append(all, probe{who: who, from: from, to: host + ":" + port, want: want, udp: true})
 		}

@@ -19,7 +19,11 @@ func (s *site) quick(args ...string) string {
 	s.Helper()
 	begin := time.Now()
 	out := s.docker(args...)
-	if took := time.Since(begin); took > patience {
+	took := time.Since(begin)
+	if took > time.Second {
+		s.Logf("docker %s took %v", strings.Join(args, " "), took)
+	}
+	if took > patience {
 		s.Errorf("docker %s took %v", strings.Join(args, " "), took)
 	}
 	return out
