@@ -20,7 +20,7 @@ func TestAbandonedRequestIsTakenBack(t *testing.T) {
 			h.release(t, id, "10.1.0.1")
 			h.want(t, ipam.AddressRequest{PoolID: id}, "10.1.0.2")
 		}
-		_, err := h.RequestAddress(late(1), ipam.AddressRequest{PoolID: id})
+		_, err := h.RequestAddress(late(), ipam.AddressRequest{PoolID: id})
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatal(err)
 		}
@@ -37,7 +37,7 @@ func TestAbandonedRequestKeepsWhatWasRemembered(t *testing.T) {
 	id := h.subnet(t, "10.1.0.0/29")
 	h.want(t, ipam.AddressRequest{PoolID: id, Name: "web"}, "10.1.0.1")
 	h.release(t, id, "10.1.0.1")
-	if _, err := h.RequestAddress(late(1), ipam.AddressRequest{PoolID: id, Name: "web"}); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := h.RequestAddress(late(), ipam.AddressRequest{PoolID: id, Name: "web"}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
 	h.want(t, ipam.AddressRequest{PoolID: id}, "10.1.0.2")
@@ -52,7 +52,7 @@ func TestAbandonedTakeOverIsTakenBack(t *testing.T) {
 	old := h.pool(t, req).ID
 	a := h.take(t, ipam.AddressRequest{PoolID: old})
 	now := h.pool(t, req).ID
-	if _, err := h.RequestAddress(late(1), ipam.AddressRequest{PoolID: now, Address: a}); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := h.RequestAddress(late(), ipam.AddressRequest{PoolID: now, Address: a}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
 	h.release(t, now, a.String())
@@ -71,7 +71,7 @@ func TestAbandonedTakeOverIsTakenBack(t *testing.T) {
 func TestAbandonedBindIsRepeated(t *testing.T) {
 	h := newHost(t)
 	id := h.subnet(t, "10.1.0.0/24")
-	if err := h.Bind(late(1), "net", prefix("10.1.0.0/24")); !errors.Is(err, context.DeadlineExceeded) {
+	if err := h.Bind(late(), "net", prefix("10.1.0.0/24")); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
 	h.take(t, ipam.AddressRequest{PoolID: id})
@@ -88,7 +88,7 @@ func TestAbandonedCollectionIsRepeated(t *testing.T) {
 	h.now = h.now.Add(time.Hour)
 	h.collect(t, "10.1.0.0/24")
 	h.now = h.now.Add(time.Hour)
-	if _, err := h.CollectLeaks(late(1), h.answer("10.1.0.0/24")); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := h.CollectLeaks(late(), h.answer("10.1.0.0/24")); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
 	h.want(t, ipam.AddressRequest{PoolID: id, Address: netip.MustParseAddr("10.1.0.1")}, "10.1.0.1")
@@ -99,11 +99,11 @@ func TestAbandonedReleaseIsRepeated(t *testing.T) {
 	id := h.subnet(t, "10.1.0.0/30")
 	a := h.take(t, ipam.AddressRequest{PoolID: id})
 	h.take(t, ipam.AddressRequest{PoolID: id})
-	if err := h.ReleaseAddress(late(1), id, a); !errors.Is(err, context.DeadlineExceeded) {
+	if err := h.ReleaseAddress(late(), id, a); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
 	h.want(t, ipam.AddressRequest{PoolID: id, Address: a}, a.String())
-	if err := h.ReleasePool(late(1), id); !errors.Is(err, context.DeadlineExceeded) {
+	if err := h.ReleasePool(late(), id); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
 	again := h.subnet(t, "10.1.0.0/30")
@@ -120,7 +120,7 @@ func TestAbandonedPoolIsTakenBack(t *testing.T) {
 		if space == ipam.GlobalSpace {
 			h.pool(t, req)
 		}
-		if _, err := h.RequestPool(late(1), req); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := h.RequestPool(late(), req); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatal(err)
 		}
 	}

@@ -35,10 +35,10 @@ type tester interface {
 	Errorf(format string, args ...any)
 }
 
-func newHost(t testing.TB, change ...func(*ipam.Config)) *host {
-	t.Helper()
-	h := startHost(t, t.TempDir(), change...)
-	t.Cleanup(func() { _ = h.journal.Close() })
+func newHost(tb testing.TB, change ...func(*ipam.Config)) *host {
+	tb.Helper()
+	h := startHost(tb, tb.TempDir(), change...)
+	tb.Cleanup(func() { _ = h.journal.Close() })
 	return h
 }
 
@@ -162,17 +162,17 @@ func wantRefusal(t tester, err, cause error, texts ...string) {
 	}
 }
 
-// lateContext ends after its Done was asked for a number of times: late enough
-// to pass the gate, too early for the journal.
+// lateContext ends after its Done was asked for once: late enough to pass the
+// gate, too early for the journal.
 type lateContext struct {
 	context.Context
 	left   atomic.Int32
 	closed chan struct{}
 }
 
-func late(after int32) *lateContext {
+func late() *lateContext {
 	c := &lateContext{Context: context.Background(), closed: make(chan struct{})}
-	c.left.Store(after)
+	c.left.Store(1)
 	close(c.closed)
 	return c
 }

@@ -261,7 +261,7 @@ func (m *IPAM) ReleasePool(ctx context.Context, id string) error {
 	p, err := m.lookup(id)
 	if err != nil {
 		m.mu.Unlock()
-		return nil //nolint:nilerr // an unknown pool is released already
+		return nil // an unknown pool is released already
 	}
 	w := m.dropPools([]*pool{p})
 	m.mu.Unlock()

@@ -141,13 +141,13 @@ func (m *model) suspectAll(id string) {
 
 func (m *model) abandoned(t *rapid.T) {
 	id := m.draw(t)
-	m.requestFrom(t, late(1), id)
+	m.requestFrom(t, late(), id)
 }
 
 func (m *model) releaseAbandoned(t *rapid.T) {
 	id := m.draw(t)
 	a := m.heldAddress(t, id)
-	if err := m.h.ReleaseAddress(late(1), id, a); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	if err := m.h.ReleaseAddress(late(), id, a); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
 	delete(m.held[id], a)

@@ -217,7 +217,7 @@ func (s *site) allAtOnce() {
 	var wg sync.WaitGroup
 	for i := range 12 {
 		wg.Go(func() {
-			for round := range 8 {
+			for round := range 4 {
 				ep := (i + round) % 4
 				call("CreateNetwork", s.networkDoc(5, "10.95.0.0/24", "10.95.0.1/24", object{"publish": "native"}))
 				call("CreateEndpoint", s.endpointDoc(5, ep, fmt.Sprintf("10.95.0.%d/24", ep+2)))
