@@ -174,10 +174,10 @@ func Ours(l kernel.Link) bool {
 	return false
 }
 
-// sweep deletes links of weft's that belong to no network and no endpoint. The
+// strays are the links of weft's that belong to no network and no endpoint. The
 // names are taken after the kernel was read: a link that is being made has its
 // endpoint in the map already.
-func (d *Driver) sweep(actual Actual) ([]string, error) {
+func (d *Driver) strays(actual Actual) []kernel.Link {
 	known := map[string]bool{}
 	d.mu.Lock()
 	known[d.creating] = true
@@ -188,27 +188,51 @@ func (d *Driver) sweep(actual Actual) ([]string, error) {
 		known[ep.HostLink], known[ep.PeerLink] = true, true
 	}
 	d.mu.Unlock()
+	var out []kernel.Link
+	for name, l := range actual.Links {
+		if Ours(l) && !known[name] {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// doomed says whether a link is on its way out already, by itself or because
+// the other end of its pair is.
+func doomed(a Actual, l kernel.Link) bool {
+	if l.Group == kernel.DoomedGroup {
+		return true
+	}
+	id, isPeer := strings.CutPrefix(l.Name, PrefixPeer)
+	return isPeer && a.Links[PrefixHost+id].Group == kernel.DoomedGroup
+}
+
+// sweep deletes strays and says so, but for those that an endpoint's removal,
+// begun since the kernel was read, is taking away itself.
+func (d *Driver) sweep(actual Actual) ([]string, error) {
+	strays := d.strays(actual)
+	if len(strays) == 0 {
+		return nil, nil
+	}
+	now, err := d.look()
+	if err != nil {
+		return nil, err
+	}
 	var swept []string
 	var errs []error
-	doomed := false
-	for name, l := range actual.Links {
-		if !Ours(l) || known[name] {
+	for _, l := range strays {
+		l, ok := now.Links[l.Name]
+		switch {
+		case !ok || doomed(now, l):
 			continue
+		case l.Kind == "bridge":
+			errs = append(errs, d.cfg.Kernel.DeleteLink(l.Name))
+		default:
+			errs = append(errs, d.cfg.Kernel.Detach(l.Name))
 		}
-		if l.Kind == "bridge" {
-			errs = append(errs, d.cfg.Kernel.DeleteLink(name))
-		} else {
-			errs = append(errs, d.cfg.Kernel.Detach(name))
-			doomed = true
-		}
-		if l.Group != kernel.DoomedGroup {
-			swept = append(swept, fmt.Sprintf("link %s belonged to nothing and was deleted", name))
-		}
+		swept = append(swept, fmt.Sprintf("link %s belonged to nothing and was deleted", l.Name))
 	}
-	if doomed {
-		errs = append(errs, d.cfg.Kernel.DeleteDoomed())
-	}
-	return swept, errors.Join(errs...)
+	return swept, errors.Join(append(errs, d.cfg.Kernel.DeleteDoomed())...)
 }
 
 // Reset takes away everything that weft made, whatever the journal says:

@@ -97,7 +97,7 @@ func serve(ctx context.Context, f serveFlags) (retErr error) {
 	if err := h.driver.Restore(ctx); err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	handler := plugin.New(plugin.Config{Network: driver.NewWire(h.driver), IPAM: ipam.NewWire(h.ipam), Logger: log})
+	handler := plugin.New(plugin.Config{Network: bound{driver.NewWire(h.driver), h.ipam}, IPAM: ipam.NewWire(h.ipam), Logger: log})
 	if err := daemon.Notify("READY=1"); err != nil {
 		log.Warn("systemd", "err", err)
 	}

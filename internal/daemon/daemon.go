@@ -28,13 +28,13 @@ type Task struct {
 // Run runs all tasks until one fails, ctx ends, or SIGTERM or SIGINT arrives.
 // A second signal kills the process. It returns the first failure.
 func Run(ctx context.Context, log *slog.Logger, tasks ...Task) error {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	signaled, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	go func() {
-		<-ctx.Done()
+		<-signaled.Done()
 		stop() // the next signal has its default effect
 	}()
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := errgroup.WithContext(signaled)
 	for _, t := range tasks {
 		group.Go(func() error {
 			err := t.Run(ctx)

@@ -1,0 +1,33 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/weft-net/weft/driver"
+	"github.com/weft-net/weft/ipam"
+	"github.com/weft-net/weft/plugin"
+)
+
+// bound is the driver's wire that also tells the address book which network a
+// pool went to: the engine asks for pools before it names a network.
+type bound struct {
+	driver.Wire
+	ipam *ipam.IPAM
+}
+
+// CreateNetwork makes the network and binds its pools. Networks whose addresses
+// another IPAM driver gives have none here.
+func (b bound) CreateNetwork(ctx context.Context, req plugin.CreateNetworkRequest) error {
+	if err := b.Wire.CreateNetwork(ctx, req); err != nil {
+		return err
+	}
+	for _, data := range slices.Concat(req.IPv4Data, req.IPv6Data) {
+		err := b.ipam.Bind(ctx, req.NetworkID, data.Pool)
+		if err != nil && !errors.Is(err, ipam.ErrUnknownPool) {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,67 @@
+package admin_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/weft-net/weft/internal/admin"
+)
+
+func TestAdmin(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, admin.SocketName)
+	if err := os.WriteFile(path, nil, 0o600); err != nil { // left by a killed daemon
+		t.Fatal(err)
+	}
+	if _, err := admin.Dial(t.Context(), path); !errors.Is(err, admin.ErrNotRunning) {
+		t.Errorf("nobody listens: %v", err)
+	}
+	resets := 0
+	src := admin.Source{
+		Status:    func(context.Context) (admin.Status, error) { return admin.Status{PID: 7, Direct: true}, nil },
+		Networks:  func(context.Context) ([]admin.Network, error) { return []admin.Network{{ID: "n"}}, nil },
+		Endpoints: func(context.Context) ([]admin.Endpoint, error) { return nil, errors.New("the journal is gone") },
+		Ports:     func(context.Context) ([]admin.Port, error) { return []admin.Port{}, nil },
+		Reset:     func(context.Context) error { resets++; return nil },
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- admin.Serve(ctx, dir, src, slog.New(slog.DiscardHandler)) }()
+	var c *admin.Client
+	deadline := time.After(5 * time.Second)
+	for c == nil {
+		select {
+		case <-deadline:
+			t.Fatal("the socket does not answer")
+		case <-time.After(5 * time.Millisecond):
+			c, _ = admin.Dial(t.Context(), path) // not yet there
+		}
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if st, err := c.Status(t.Context()); err != nil || st.PID != 7 || !st.Direct {
+		t.Errorf("status %+v, %v", st, err)
+	}
+	if list, err := c.Networks(t.Context()); err != nil || len(list) != 1 || list[0].ID != "n" {
+		t.Errorf("networks %+v, %v", list, err)
+	}
+	if _, err := c.Endpoints(t.Context()); err == nil || err.Error() != "the journal is gone" {
+		t.Errorf("endpoints: %v", err)
+	}
+	if list, err := c.Ports(t.Context()); err != nil || list == nil {
+		t.Errorf("ports %v, %v", list, err)
+	}
+	if err := c.Reset(t.Context()); err != nil || resets != 1 {
+		t.Errorf("reset %d, %v", resets, err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
