@@ -60,7 +60,7 @@ type house struct {
 	j      *journal.Journal
 }
 
-func newHouse(t testing.TB) *house {
+func newHouse(t *testing.T) *house {
 	t.Helper()
 	h := &house{TB: t, path: filepath.Join(t.TempDir(), "journal.db"), kernel: kernel.NewFake(), fw: &firewall.Fake{},
 		ports: &ports{held: map[string][]hostport.Mapping{}}}

@@ -6,7 +6,7 @@
 //
 //	l, err := plugin.ActivationListener() // systemd's socket, if there is one
 //	if err == nil && l == nil {
-//		l, err = plugin.Listen("/run/docker/plugins/weft.sock")
+//		l, err = plugin.Listen(ctx, "/run/docker/plugins/weft.sock")
 //	}
 //	if err != nil {
 //		return err

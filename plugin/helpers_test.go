@@ -176,7 +176,7 @@ func serve(tb testing.TB, cfg plugin.Config) *server {
 	s := &server{stub: &stub{}, served: make(chan error, 1)}
 	cfg.Network, cfg.IPAM = network{s.stub}, addresses{s.stub}
 	path := filepath.Join(tb.TempDir(), "w.sock")
-	l, err := plugin.Listen(path)
+	l, err := plugin.Listen(tb.Context(), path)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -21,11 +21,11 @@ const socketMode = 0o600
 // somebody answers, or may be about to, the error is or wraps [ErrSocketInUse];
 // anything at path that is not a socket is left alone and is an error. Closing
 // the listener removes the file.
-func Listen(path string) (net.Listener, error) {
+func Listen(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("making the directory of the plugin socket: %w", err)
 	}
-	if err := removeStale(path); err != nil {
+	if err := removeStale(ctx, path); err != nil {
 		return nil, err
 	}
 	// The kernel gives the new file the mode of the socket's inode, so that the
@@ -35,7 +35,7 @@ func Listen(path string) (net.Listener, error) {
 		err := raw.Control(func(fd uintptr) { chmodErr = syscall.Fchmod(int(fd), socketMode) })
 		return errors.Join(err, chmodErr)
 	}}
-	l, err := lc.Listen(context.Background(), "unix", path)
+	l, err := lc.Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("making the plugin socket: %w", err)
 	}
@@ -46,7 +46,7 @@ func Listen(path string) (net.Listener, error) {
 }
 
 // removeStale removes a socket file that refuses connections.
-func removeStale(path string) error {
+func removeStale(ctx context.Context, path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -58,7 +58,7 @@ func removeStale(path string) error {
 		return fmt.Errorf("%s is in the way: it is not a socket (%s); move it away", path, info.Mode())
 	}
 	dialer := net.Dialer{Timeout: time.Second}
-	conn, err := dialer.DialContext(context.Background(), "unix", path)
+	conn, err := dialer.DialContext(ctx, "unix", path)
 	switch {
 	case err == nil:
 		return errors.Join(fmt.Errorf("%s: %w", path, ErrSocketInUse), conn.Close())

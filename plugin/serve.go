@@ -38,7 +38,9 @@ func (h *Handler) Serve(ctx context.Context, l net.Listener) error {
 	}
 	h.calls.stop()
 	_ = l.Close() // a second close is all that can fail
-	_ = <-failed // the closed listener is its error
+	if err := <-failed; !errors.Is(err, net.ErrClosed) {
+		h.cfg.Logger.Debug("plugin socket closed", "error", err)
+	}
 	return h.calls.drain(h.cfg.DrainTimeout)
 }
 

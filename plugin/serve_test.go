@@ -51,7 +51,7 @@ func TestDrainGivesUp(t *testing.T) {
 }
 
 func TestListenerFails(t *testing.T) {
-	l, err := plugin.Listen(filepath.Join(t.TempDir(), "s"))
+	l, err := plugin.Listen(t.Context(), filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func TestListenerFails(t *testing.T) {
 
 func TestListen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a", "b", "w.sock")
-	first, err := plugin.Listen(path)
+	first, err := plugin.Listen(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,14 +73,14 @@ func TestListen(t *testing.T) {
 	if err != nil || info.Mode() != fs.ModeSocket|0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
-	if _, err := plugin.Listen(path); !errors.Is(err, plugin.ErrSocketInUse) {
+	if _, err := plugin.Listen(t.Context(), path); !errors.Is(err, plugin.ErrSocketInUse) {
 		t.Errorf("a second Listen: %v", err)
 	}
 	first.(*net.UnixListener).SetUnlinkOnClose(false) // as after a crash
 	if err := first.Close(); err != nil {
 		t.Fatal(err)
 	}
-	second, err := plugin.Listen(path)
+	second, err := plugin.Listen(t.Context(), path)
 	if err != nil {
 		t.Fatalf("over a stale socket: %v", err)
 	}
@@ -93,7 +93,7 @@ func TestListen(t *testing.T) {
 	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := plugin.Listen(path); err == nil || !strings.Contains(err.Error(), "not a socket") {
+	if _, err := plugin.Listen(t.Context(), path); err == nil || !strings.Contains(err.Error(), "not a socket") {
 		t.Errorf("over a file: %v", err)
 	}
 	if data, err := os.ReadFile(path); err != nil || string(data) != "precious" {
@@ -120,7 +120,7 @@ func TestActivation(t *testing.T) {
 		return
 	}
 	path := filepath.Join(t.TempDir(), "s")
-	l, err := plugin.Listen(path)
+	l, err := plugin.Listen(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ type hostRecord struct {
 }
 
 // hostID is a random id that the journal keeps.
-func hostID(j *journal.Journal) (string, error) {
+func hostID(ctx context.Context, j *journal.Journal) (string, error) {
 	const bucket, key = "host", "identity"
 	known, err := journal.Load[hostRecord](j, bucket)
 	if err != nil {
@@ -38,7 +38,7 @@ func hostID(j *journal.Journal) (string, error) {
 		return "", err
 	}
 	rec := hostRecord{ID: hex.EncodeToString(b)}
-	return rec.ID, j.Commit(context.Background(), journal.Put(bucket, key, rec))
+	return rec.ID, j.Commit(ctx, journal.Put(bucket, key, rec))
 }
 
 // openIPAM makes the address book of this host.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -50,11 +51,11 @@ func serveCommand() *cobra.Command {
 }
 
 func settingsHelp() string {
-	var text string
+	var text strings.Builder
 	for _, s := range config.Settings() {
-		text += fmt.Sprintf("  %-12s %s (default %q)\n", s.Name, s.Help, s.Default)
+		fmt.Fprintf(&text, "  %-12s %s (default %q)\n", s.Name, s.Help, s.Default)
 	}
-	return text
+	return text.String()
 }
 
 // house is the daemon's parts.
@@ -84,7 +85,7 @@ func serve(ctx context.Context, f serveFlags) (retErr error) {
 	log.Info("start", "version", build.Read(version).Version)
 	listener, err := plugin.ActivationListener()
 	if err == nil && listener == nil {
-		listener, err = plugin.Listen(f.socket)
+		listener, err = plugin.Listen(ctx, f.socket)
 	}
 	if err != nil {
 		return err
@@ -112,7 +113,7 @@ func serve(ctx context.Context, f serveFlags) (retErr error) {
 }
 
 // open makes every part; each gets what it needs and nothing else.
-func open(_ context.Context, cfg config.Config, f serveFlags, log *slog.Logger) (_ *house, retErr error) {
+func open(ctx context.Context, cfg config.Config, f serveFlags, log *slog.Logger) (_ *house, retErr error) {
 	h := &house{flags: f, started: time.Now(), log: log}
 	defer func() {
 		if retErr != nil {
@@ -124,7 +125,7 @@ func open(_ context.Context, cfg config.Config, f serveFlags, log *slog.Logger) 
 	if h.journal, err = journal.Open(f.journal); err != nil {
 		return nil, err
 	}
-	if h.hostID, err = hostID(h.journal); err != nil {
+	if h.hostID, err = hostID(ctx, h.journal); err != nil {
 		return nil, err
 	}
 	if h.kernel, err = kernel.Open(kernel.Config{Logger: part("kernel")}); err != nil {

@@ -90,19 +90,55 @@ func (e *Engine) Run(ctx context.Context) error {
 }
 
 func (e *Engine) follow(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	events, err := e.open(ctx, "/events?filters="+url.QueryEscape(`{"type":["daemon"]}`))
 	if err != nil {
 		return err
 	}
 	defer events.Close()
 	dec := json.NewDecoder(events)
+	watched := false
 	for {
 		if err := e.ask(ctx); err != nil {
 			return err
 		}
+		if info, _ := e.Info(); info.LiveRestore && !watched {
+			watched = true
+			go func() {
+				defer stop()
+				e.watch(ctx)
+			}()
+		}
 		var event struct{ Action string }
 		if err := dec.Decode(&event); err != nil {
 			return err
+		}
+	}
+}
+
+// watch returns when the engine stops to answer. An engine that shuts down takes
+// no new connections but waits five seconds for open streams, ours too. Without
+// live-restore it ends the plugin first, so nobody needs to watch.
+func (e *Engine) watch(ctx context.Context) {
+	const every, patience = time.Second, 2 * time.Second
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		ping, cancel := context.WithTimeout(ctx, patience)
+		body, err := e.open(ping, "/_ping")
+		if err == nil {
+			err = body.Close()
+		}
+		cancel()
+		if err != nil {
+			e.log.Debug("the engine stops to answer", "err", err)
+			return
 		}
 	}
 }

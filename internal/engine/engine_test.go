@@ -59,7 +59,7 @@ func start(t *testing.T, socket, info string) *daemon {
 		}
 		fmt.Fprint(w, `[{"NetworkSettings":{"Networks":{"x":{"EndpointID":"e1","IPAddress":"10.0.0.2","GlobalIPv6Address":"fd00::2"},"y":{"EndpointID":""}}}}]`)
 	})
-	l, err := net.Listen("unix", socket) //nolint:noctx // a test
+	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}

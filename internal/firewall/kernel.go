@@ -159,7 +159,7 @@ func (t *tables) elements() (map[setName][]raw, error) {
 			return nil, fmt.Errorf("reading set %s: %w", set, err)
 		}
 		for _, m := range msgs {
-			rs, err := decodeElements(set, m.Data)
+			rs, err := decodeElements(m.Data)
 			if err != nil {
 				return nil, fmt.Errorf("decoding set %s: %w", set, err)
 			}
@@ -255,7 +255,7 @@ func (t *tables) fingerprint() (digest string, rules int, err error) {
 }
 
 // decodeElements reads one message of a dump of set elements.
-func decodeElements(set setName, data []byte) ([]raw, error) {
+func decodeElements(data []byte) ([]raw, error) {
 	ad, err := netlink.NewAttributeDecoder(data[4:])
 	if err != nil {
 		return nil, err
@@ -268,7 +268,7 @@ func decodeElements(set setName, data []byte) ([]raw, error) {
 		ad.Nested(func(list *netlink.AttributeDecoder) error {
 			for list.Next() {
 				list.Nested(func(elem *netlink.AttributeDecoder) error {
-					r, err := decodeElement(set, elem)
+					r, err := decodeElement(elem)
 					// nft opens an interval set with a bound that closes nothing.
 					if opening := r.bound && !slices.ContainsFunc([]byte(r.key), func(b byte) bool { return b != 0 }); !opening {
 						out = append(out, r)
@@ -282,7 +282,7 @@ func decodeElements(set setName, data []byte) ([]raw, error) {
 	return out, ad.Err()
 }
 
-func decodeElement(set setName, elem *netlink.AttributeDecoder) (raw, error) {
+func decodeElement(elem *netlink.AttributeDecoder) (raw, error) {
 	var r raw
 	value := func(to *string) func(*netlink.AttributeDecoder) error {
 		return func(ad *netlink.AttributeDecoder) error {

@@ -50,7 +50,7 @@ func (n *NFT) mend(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	if len(n.ledger.networks) == 0 {
-		return n.clear(ctx)
+		return n.clear()
 	}
 	repaired, err := n.mendTable(ctx)
 	if err != nil {
@@ -125,7 +125,7 @@ func (n *NFT) install(ctx context.Context, want map[setName][]element) error {
 }
 
 // clear is the mending of a host without networks.
-func (n *NFT) clear(ctx context.Context) ([]string, error) {
+func (n *NFT) clear() ([]string, error) {
 	there, err := n.tables.exists(nftables.TableFamilyINet, tableName)
 	if err != nil {
 		return nil, err

@@ -389,7 +389,6 @@ func TestFailedInstall(t *testing.T) {
 	t.Parallel()
 	ns := newNamespace(t)
 	ctx := testContext(t)
-	before := ns.snapshot(t)
 	for path, want := range map[string]error{"/nonexistent/nft": ErrNoNFT, "false": ErrNoNFTables} {
 		fw := newNFT(t, ns)
 		fw.config.NftPath = path
@@ -401,7 +400,7 @@ func TestFailedInstall(t *testing.T) {
 		}
 	}
 	ns.engine(t, FlavourNFT)
-	before = ns.snapshot(t)
+	before := ns.snapshot(t)
 	fw := newNFT(t, ns)
 	fw.gate = newGate(fw.tables, IPTables{NFT4: "/nonexistent/iptables"})
 	if err := fw.AddNetwork(ctx, weft0()); !errors.Is(err, ErrNoIPTables) {

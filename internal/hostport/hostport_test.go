@@ -71,7 +71,7 @@ func TestReserve(t *testing.T) {
 		t.Fatalf("%v, %v", got, err)
 	}
 	for _, at := range []string{"127.0.0.1:8080", "[::1]:8080", "0.0.0.0:8080"} {
-		if l, err := net.Listen("tcp", at); err == nil { //nolint:noctx // a test
+		if l, err := net.Listen("tcp", at); err == nil {
 			t.Errorf("%s is still free", at)
 			l.Close()
 		}
@@ -96,7 +96,7 @@ func TestReserve(t *testing.T) {
 // TestForeignSocket names the socket in the way, and holds nothing afterwards.
 func TestForeignSocket(t *testing.T) {
 	table := newTable(t)
-	l, err := net.Listen("tcp6", "[::]:8090") //nolint:noctx // a test
+	l, err := net.Listen("tcp6", "[::]:8090")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func TestForeignSocket(t *testing.T) {
 	if len(table.Held("a")) != 0 {
 		t.Error("half of it is held")
 	}
-	if v4, err := net.Listen("tcp4", "0.0.0.0:8090"); err != nil { //nolint:noctx // a test
+	if v4, err := net.Listen("tcp4", "0.0.0.0:8090"); err != nil {
 		t.Errorf("the IPv4 half is held: %v", err)
 	} else {
 		v4.Close()
@@ -164,7 +164,7 @@ func TestSCTPBook(t *testing.T) {
 // TestProxyTCP carries [::1] to a container with IPv4, half-close included.
 func TestProxyTCP(t *testing.T) {
 	table := newTable(t)
-	server, err := net.Listen("tcp4", "127.0.0.1:0") //nolint:noctx // a test
+	server, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func TestProxyTCP(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := net.Dial("tcp6", "[::1]:8070") //nolint:noctx // a test
+	c, err := net.Dial("tcp6", "[::1]:8070")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func TestProxyTCP(t *testing.T) {
 // TestProxyUDP keeps two clients apart.
 func TestProxyUDP(t *testing.T) {
 	table := newTable(t)
-	server, err := net.ListenPacket("udp4", "127.0.0.1:0") //nolint:noctx // a test
+	server, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -225,7 +225,7 @@ func TestProxyUDP(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, word := range []string{"one", "two"} {
-		c, err := net.Dial("udp6", "[::1]:8071") //nolint:noctx // a test
+		c, err := net.Dial("udp6", "[::1]:8071")
 		if err != nil {
 			t.Fatal(err)
 		}

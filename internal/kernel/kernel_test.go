@@ -195,7 +195,9 @@ func TestConformance(t *testing.T) {
 		{"delete the doomed", func(w world) (string, error) { return "", w.DeleteDoomed() }},
 		{"delete none", func(w world) (string, error) { return "", w.DeleteDoomed() }},
 		{"look for what is gone", func(w world) (string, error) { _, err := w.LinkByName("wv-1"); return "", err }},
-		{"remove an address", func(w world) (string, error) { return "", w.RemoveAddrs("wf-1", prefixes("10.9.0.1/24", "10.8.0.1/24")) }},
+		{"remove an address", func(w world) (string, error) {
+			return "", w.RemoveAddrs("wf-1", prefixes("10.9.0.1/24", "10.8.0.1/24"))
+		}},
 		{"remove addresses of nothing", func(w world) (string, error) { return "", w.RemoveAddrs("none", prefixes("10.9.0.1/24")) }},
 		{"delete the bridge", func(w world) (string, error) { return "", w.DeleteLink("wf-1") }},
 		{"delete it again", func(w world) (string, error) { return "", w.DeleteLink("wf-1") }},
@@ -315,7 +317,7 @@ func TestRoutes(t *testing.T) {
 func TestPortHolder(t *testing.T) {
 	host := inNamespace(t)
 	ip(t, "link", "set", "lo", "up")
-	l, err := net.Listen("tcp4", "127.0.0.1:0") //nolint:noctx // a test
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

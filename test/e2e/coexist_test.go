@@ -195,10 +195,11 @@ func (s *site) flushed(flush string) {
 		}
 		return err
 	}
+	wn2, wn := s.inside("wn2"), s.ip("wn", "wnative")
 	paths := map[string]func() error{
-		"way out":        func() error { return quick(s.inside("wn2"), s.out.IPv4.String()+":7000") },
+		"way out":        func() error { return quick(wn2, s.out.IPv4.String()+":7000") },
 		"published port": func() error { return quick(s.fromOutside(), s.IPv4.String()+":8400") },
-		"neighbours":     func() error { return quick(s.inside("wn2"), "wn:80") },
+		"neighbours":     func() error { return quick(wn2, wn+":80") },
 	}
 	ctx, cancel := context.WithTimeout(s.Context(), 20*time.Second)
 	defer cancel()
@@ -215,7 +216,7 @@ func (s *site) flushed(flush string) {
 	}
 	s.Logf("%s: repaired %v after", flush, time.Since(begin))
 	s.expect(
-		probe{who: "ww to wn", from: s.inside("ww"), to: s.ip("wn", "wnative") + ":80"},
-		probe{who: "dd to wn", from: s.inside("dd"), to: s.ip("wn", "wnative") + ":80"},
+		probe{who: "ww to wn", from: s.inside("ww"), to: wn + ":80"},
+		probe{who: "dd to wn", from: s.inside("dd"), to: wn + ":80"},
 	)
 }

@@ -86,7 +86,7 @@ func (s *site) connecting() {
 		probe{who: "l1", from: l1, to: "r1:80", want: "r1 from 10.63.0.77"},
 		probe{who: "l1 to outside", from: l1, to: s.out.IPv4.String() + ":7000", want: "outside from " + s.IPv4.String()},
 	)
-	s.docker("network", "connect", "left", "l1")
+	s.docker("network", "connect", "--link", "r1:linked", "left", "l1")
 	s.docker("restart", "-t0", "l1")
 	s.expect(probe{who: "l1 restarted", from: s.inside("l1"), to: "r1:80", want: "r1 from 10.63.0.77"})
 	s.clear("left", "right")
@@ -131,6 +131,17 @@ func (s *site) withoutICC() {
 	)
 	s.noPing(n1, s.ip("n2", "noicc"))
 	s.clear("noicc")
+
+	// What is published is for the neighbours as well.
+	s.network("noicc", "-o", "com.docker.network.bridge.enable_icc=false", "-o", "publish=native")
+	s.server("n1", "--network", "noicc")
+	s.server("n2", "--network", "noicc", "-p", "8091:80")
+	s.expect(
+		probe{who: "n1", from: s.inside("n1"), to: s.IPv4.String() + ":8091", want: "n2"},
+		probe{who: "n1", from: s.inside("n1"), to: s.ip("n2", "noicc") + ":80"},
+		probe{who: "outside", from: s.fromOutside(), to: s.IPv4.String() + ":8091", want: "n2"},
+	)
+	s.clear("noicc")
 }
 
 // TestBridgeOptions gives addresses, names and options, good and bad.
@@ -139,6 +150,7 @@ func TestBridgeOptions(t *testing.T) {
 	eachEngine(t, func(s *site) {
 		before := s.hostState()
 		s.step("addresses", (*site).fixedAddresses)
+		s.step("other router", (*site).otherRouter)
 		s.step("link settings", (*site).linkSettings)
 		s.step("adopted bridge", (*site).adoptedBridge)
 		s.step("refused", (*site).refusals)
@@ -175,6 +187,17 @@ func (s *site) fixedAddresses() {
 	s.docker("rm", "-f", "f1")
 	s.docker(taken...)
 	s.clear("fix")
+}
+
+// otherRouter gives containers another way out than the bridge's address.
+func (s *site) otherRouter() {
+	s.network("router", "--subnet", "10.72.0.0/24", "--gateway", "10.72.0.1", "--aux-address", "DefaultGatewayIPv4=10.72.0.9")
+	s.run("g1", "--network", "router")
+	if out, err := s.in("g1", "ip", "route", "show", "default"); err != nil || !strings.Contains(out, "via 10.72.0.9") {
+		s.Errorf("default route (%v): %s", err, out)
+	}
+	s.pings(s.from("g1"), "10.72.0.1")
+	s.clear("router")
 }
 
 func (s *site) linkSettings() {
@@ -355,6 +378,7 @@ func TestGatewayModes(t *testing.T) {
 		s.step("isolated", (*site).isolatedMode)
 		s.step("host_ipv4", (*site).fixedSource)
 		s.step("trusted_host_interfaces", (*site).trustedInterfaces)
+		s.step("host_binding_ipv4", (*site).hostBinding)
 	})
 }
 
@@ -458,4 +482,18 @@ func (s *site) trustedInterfaces() {
 		probe{who: "outside", from: out, to: "10.96.0.11:80"},
 	)
 	s.clear("trusted")
+}
+
+// hostBinding publishes at another address than all.
+func (s *site) hostBinding() {
+	s.network("binding", "--subnet", "10.97.0.0/24", "-o", "com.docker.network.bridge.host_binding_ipv4=127.0.0.1")
+	s.server("b1", "--network", "binding", "-p", "8297:80", "-p", s.IPv4.String()+":8298:80")
+	s.expect(
+		probe{who: "the host", from: s.fromHost(), to: "127.0.0.1:8297", want: "b1"},
+		probe{who: "outside", from: s.fromOutside(), to: s.IPv4.String() + ":8298", want: "b1"},
+		probe{who: "outside", from: s.fromOutside(), to: s.IPv4.String() + ":8297"},
+		probe{who: "outside", from: s.fromOutside(), to: hostPort(s.IPv6.String(), 8297)},
+		probe{who: "the host", from: s.fromHost(), to: "127.0.0.1:8298"},
+	)
+	s.clear("binding")
 }

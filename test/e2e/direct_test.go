@@ -47,6 +47,7 @@ func TestDirect(t *testing.T) {
 		})
 		s.network("dir", "--ipv6", "--subnet", "10.41.0.0/24", "--subnet", "fd41::/64", "-o", "attach=direct")
 		s.network("dirnative", "--subnet", "10.42.0.0/24", "-o", "attach=direct", "-o", "publish=native")
+		s.network("plain")
 		s.step("names and ways out", func(s *site) { s.directNames(how, why, ifname) })
 		s.step("ports", func(s *site) { s.directPorts(how, why) })
 		s.step("beside a built-in bridge", (*site).directBeside)
@@ -54,7 +55,7 @@ func TestDirect(t *testing.T) {
 		if now := s.dockerd(); now != dockerd {
 			s.Errorf("dockerd was %s and is %s", dockerd, now)
 		}
-		s.clear("dir", "dirnative")
+		s.clear("dir", "dirnative", "plain")
 		s.eventually("the host as before", func() error { return same(before, s.hostState()) })
 	})
 }
@@ -93,6 +94,25 @@ func (s *site) directNames(how, why, ifname string) {
 		s.Errorf("n1 has IPv6 (%v): %s", err, out)
 	}
 	s.docker("rm", "-f", "n1")
+	if how == "direct" {
+		s.directNamed()
+	}
+}
+
+// directNamed chooses the interface's name and settings.
+func (s *site) directNamed() {
+	s.docker("run", "-d", "--name", "named", "--network",
+		`name=dir,driver-opt=com.docker.network.endpoint.ifname=lan7,"driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1"`,
+		"weft/test:latest", "sleep", "infinity")
+	s.attached("named", "dir", "direct", "")
+	out, err := s.inside("named")("sh", "-c", "ip -o link show lan7 && cat /proc/sys/net/ipv4/conf/lan7/log_martians")
+	if err != nil || !strings.HasSuffix(out, "1") {
+		s.Errorf("lan7 of named (%v): %s", err, out)
+	}
+	s.answers(s.inside("named"), "d2:80", "d2")
+	s.docker("rm", "-f", "named")
+	s.refuse([]string{"attach=direct"}, "run", "--rm", "--network", "name=plain,driver-opt=com.docker.network.endpoint.ifname=lan7",
+		"weft/test:latest", "true")
 }
 
 func (s *site) directPorts(how, why string) {

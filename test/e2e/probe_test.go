@@ -81,7 +81,7 @@ func (s *site) soon(try func() error) error {
 
 func (s *site) atOnce(probes []probe, do func(probe) error) {
 	s.Helper()
-	const most = 12
+	const most = 24
 	slots := make(chan struct{}, most)
 	errs := make([]error, len(probes))
 	var wg sync.WaitGroup

@@ -83,7 +83,6 @@ func (s *site) beat(from, to string, port int) *beat {
 	}
 	b := &beat{who: fmt.Sprintf("%s to %s", from, hostPort(to, port)), Process: p}
 	s.Cleanup(func() { b.Stop() })
-	s.alive(b)
 	return b
 }
 
@@ -102,11 +101,14 @@ func (b *beat) last() (n, worst int) {
 // alive makes sure that the connections carry data from now on.
 func (s *site) alive(beats ...*beat) {
 	s.Helper()
+	from := map[*beat]int{}
 	for _, b := range beats {
-		from, _ := b.last()
+		from[b], _ = b.last()
+	}
+	for _, b := range beats {
 		err := s.soon(func() error {
-			if n, _ := b.last(); n < from+3 {
-				return fmt.Errorf("%d echoes after %d", n, from)
+			if n, _ := b.last(); n < from[b]+3 {
+				return fmt.Errorf("%d echoes after %d", n, from[b])
 			}
 			return nil
 		})
@@ -223,7 +225,7 @@ func (s *site) reserved(t town) {
 // beats opens connections into the town.
 func (s *site) beats() []*beat {
 	s.Helper()
-	return []*beat{
+	beats := []*beat{
 		s.beat("outside", s.IPv4.String(), 9001),
 		s.beat("outside", s.IPv4.String(), 9002),
 		s.beat("outside", s.IPv6.String(), 9002),
@@ -233,6 +235,8 @@ func (s *site) beats() []*beat {
 		s.beat("nelly", s.ip6("bravo", "nat"), 7),
 		s.beat("host", s.ip("carla", "straight"), 7),
 	}
+	s.alive(beats...)
+	return beats
 }
 
 // day does what users do every day, and takes the time.

@@ -1,0 +1,162 @@
+package e2e_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/weft-net/weft/test/lab"
+)
+
+// storm is how many containers come and go; stormAtOnce how many at a time.
+const storm, stormAtOnce = 300, 16
+
+// TestCleanup looks at what is left of many containers when all are gone.
+func TestCleanup(t *testing.T) {
+	t.Parallel()
+	eachEngine(t, func(s *site) {
+		before := s.hostState()
+		s.step("a town", func(s *site) {
+			s.newTown()
+			s.quick("network", "connect", "nat", "alfa")
+			s.clear("pub", "nat", "straight", "own")
+			s.sh("ip link del br-own")
+			s.clean(before)
+		})
+		s.step("storm", func(s *site) {
+			s.stormNetworks()
+			begin := time.Now()
+			if failed := s.storm(storm, func(int) {}); len(failed) > 0 {
+				s.Errorf("%d of %d containers failed, the first: %v", len(failed), storm, failed[0])
+			}
+			s.Logf("%d containers came and went in %v", storm, time.Since(begin).Round(time.Millisecond))
+			s.forgottenEndpoints()
+			s.stormOver(before)
+		})
+		s.step("plugin killed in a storm", func(s *site) {
+			s.stormNetworks()
+			kill := s.at(30, func() error { return s.KillPlugin(s.Context()) })
+			failed := s.storm(80, kill)
+			s.Logf("%d containers of 80 failed while the plugin was dead", len(failed))
+			s.stormOver(before)
+		})
+		if s.engine == lab.DefaultEngine {
+			s.step("engine killed in a storm", func(s *site) {
+				s.stormNetworks()
+				kill := s.at(30, func() error {
+					if err := s.KillEngine(s.Context()); err != nil {
+						return err
+					}
+					_, err := s.StartEngine(s.Context())
+					return err
+				})
+				failed := s.storm(80, kill)
+				s.Logf("%d containers of 80 failed while the engine was dead", len(failed))
+				s.stormOver(before)
+			})
+		}
+	})
+}
+
+// clean makes sure that the host is as before and weft remembers nothing.
+func (s *site) clean(before string) {
+	s.Helper()
+	s.eventually("the host as before", func() error { return same(before, s.hostState()) })
+	s.forgotten()
+}
+
+func (s *site) forgottenEndpoints() {
+	s.Helper()
+	if left := weftJSON[[]any](s, "endpoints"); len(left) > 0 {
+		s.Errorf("weft endpoints: %s", asText(left))
+	}
+}
+
+// stormNetworks makes networks with the engine's address book and weft's.
+func (s *site) stormNetworks() {
+	s.Helper()
+	s.network("plain", "-o", "publish=native")
+	s.network("booked", "-o", "publish=native", "--ipam-driver", plugin, "--subnet", "10.97.0.0/16")
+	s.network("direct", "-o", "attach=direct", "--ipam-driver", plugin)
+}
+
+// stormOver removes what is left of a storm, as an operator does.
+func (s *site) stormOver(before string) {
+	s.Helper()
+	s.comesBack("all containers to go", func() error {
+		left, err := s.Docker(s.Context(), "ps", "-aq")
+		if err != nil || left == "" {
+			return err
+		}
+		_, err = s.Docker(s.Context(), append([]string{"rm", "-f"}, strings.Fields(left)...)...)
+		return err
+	})
+	s.quick("network", "rm", "plain", "booked", "direct")
+	s.clean(before)
+}
+
+// at returns a function that does something once, when n containers have gone.
+func (s *site) at(n int, do func() error) func(int) {
+	return func(gone int) {
+		if gone != n {
+			return
+		}
+		if err := do(); err != nil {
+			s.Error(err)
+		}
+	}
+}
+
+// storm starts and removes containers by the engine's API, every third of them
+// with a published port, and returns the errors. gone is told how many have
+// come to their end.
+func (s *site) storm(n int, gone func(int)) []error {
+	s.Helper()
+	api := s.api()
+	var ended atomic.Int64
+	var mu sync.Mutex
+	var failed []error
+	var wg sync.WaitGroup
+	next := make(chan int)
+	for range stormAtOnce {
+		wg.Go(func() {
+			for i := range next {
+				if err := oneOfStorm(s.Context(), api, i); err != nil {
+					mu.Lock()
+					failed = append(failed, err)
+					mu.Unlock()
+				}
+				gone(int(ended.Add(1)))
+			}
+		})
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	return failed
+}
+
+func oneOfStorm(ctx context.Context, api caller, i int) error {
+	networks := []string{"plain", "booked", "direct"}
+	host := object{"NetworkMode": networks[i%3]}
+	if i%3 < 2 && i%2 == 0 {
+		host["PortBindings"] = object{"80/tcp": []object{{"HostPort": fmt.Sprint(20000 + i)}}}
+	}
+	name := fmt.Sprintf("storm%d", i)
+	_, err := api.call(ctx, http.MethodPost, "/containers/create?name="+name, object{
+		"Image": lab.Image, "Cmd": []string{"sleep", "infinity"}, "HostConfig": host, "ExposedPorts": object{"80/tcp": object{}},
+	})
+	if err == nil {
+		_, err = api.call(ctx, http.MethodPost, "/containers/"+name+"/start", nil)
+	}
+	_, removed := api.call(ctx, http.MethodDelete, "/containers/"+name+"?force=1", nil)
+	return errors.Join(err, removed)
+}
