@@ -3,6 +3,7 @@ package kernel_test
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -313,24 +315,73 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
-// TestPortHolder names the socket that holds a port.
+// TestPortHolder names the socket that holds a port, and its cgroup.
 func TestPortHolder(t *testing.T) {
+	if os.Getenv("KERNEL_TEST_LISTEN") != "" { // the other process
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Println(l.Addr().(*net.TCPAddr).Port)
+		_, _ = io.Copy(io.Discard, os.Stdin) // until the parent closes it
+		return
+	}
 	host := inNamespace(t)
 	ip(t, "link", "set", "lo", "up")
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	dir := cgroup(t)
+	listener := exec.Command(os.Args[0], "-test.run=^TestPortHolder$")
+	listener.Env = append(os.Environ(), "KERNEL_TEST_LISTEN=1")
+	group, err := os.Open(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	at := l.Addr().(*net.TCPAddr).AddrPort()
-	holder, err := host.PortHolder(unix.IPPROTO_TCP, at)
-	if err != nil || holder.Local != at || holder.UID != 0 {
-		t.Errorf("holder %+v, %v", holder, err)
+	defer group.Close()
+	listener.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(group.Fd())}
+	in, err := listener.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
 	}
-	free := netip.AddrPortFrom(at.Addr(), at.Port()+1)
-	if _, err := host.PortHolder(unix.IPPROTO_TCP, free); !errors.Is(err, kernel.ErrNotFound) {
+	out, err := listener.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := listener.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var port uint16
+	if _, err := fmt.Fscan(out, &port); err != nil {
+		t.Fatal(err)
+	}
+	at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)
+	holder, err := host.PortHolder(unix.IPPROTO_TCP, at)
+	if want := (kernel.Holder{Local: at, Unit: filepath.Base(dir)}); err != nil || holder != want {
+		t.Errorf("holder %+v instead of %+v, %v", holder, want, err)
+	}
+	if err := errors.Join(in.Close(), listener.Wait()); err != nil {
+		t.Error(err)
+	}
+	if _, err := host.PortHolder(unix.IPPROTO_TCP, at); !errors.Is(err, kernel.ErrNotFound) {
 		t.Errorf("free port: %v", err)
 	}
+}
+
+// cgroup makes a cgroup of version 2 that looks like a unit of systemd.
+func cgroup(t *testing.T) string {
+	t.Helper()
+	root := "/sys/fs/cgroup"
+	if _, err := os.Stat(root + "/unified"); err == nil {
+		root += "/unified"
+	}
+	dir, err := os.MkdirTemp(root, "weft-test-*.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
 }
 
 // TestWatch gets a hint for a new device.

@@ -1,89 +1,95 @@
 package kernel
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"strings"
 
-	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
+
+// Layout of the kernel's answer (linux/inet_diag.h).
+const (
+	sockDiagByFamily = 20
+	diagMessageSize  = 72
+	diagCgroupID     = 21 // INET_DIAG_CGROUP_ID, Linux 5.9
+)
+
+// diagRequest asks for all sockets of a family and protocol.
+type diagRequest struct{ family, proto uint8 }
+
+// Len is the size of struct inet_diag_req_v2.
+func (diagRequest) Len() int { return 56 }
+
+// Serialize encodes the request: every state, no filter.
+func (r diagRequest) Serialize() []byte {
+	b := make([]byte, r.Len())
+	b[0], b[1] = r.family, r.proto
+	binary.NativeEndian.PutUint32(b[4:], 0xffffffff)
+	return b
+}
+
+// socket is one line of the kernel's answer.
+type socket struct {
+	local  netip.AddrPort
+	peer   uint16 // port of the other side, 0 while nobody is connected
+	uid    uint32
+	cgroup uint64
+}
+
+// sockets lists the sockets of a family and protocol.
+func sockets(family, proto uint8) ([]socket, error) {
+	req := nl.NewNetlinkRequest(sockDiagByFamily, unix.NLM_F_DUMP)
+	req.AddData(diagRequest{family, proto})
+	msgs, err := dump(func() ([][]byte, error) { return req.Execute(unix.NETLINK_INET_DIAG, sockDiagByFamily) })
+	if err != nil {
+		return nil, fmt.Errorf("list sockets: %w", err)
+	}
+	var out []socket
+	for _, m := range msgs {
+		if len(m) < diagMessageSize {
+			return nil, errors.New("list sockets: the kernel's answer is too short")
+		}
+		s := socket{peer: binary.BigEndian.Uint16(m[6:]), uid: binary.NativeEndian.Uint32(m[64:])}
+		addr := netip.AddrFrom4([4]byte(m[8:12]))
+		if family == unix.AF_INET6 {
+			addr = netip.AddrFrom16([16]byte(m[8:24])).Unmap()
+		}
+		s.local = netip.AddrPortFrom(addr, binary.BigEndian.Uint16(m[4:]))
+		attrs, err := nl.ParseRouteAttr(m[diagMessageSize:])
+		if err != nil {
+			return nil, fmt.Errorf("list sockets: %w", err)
+		}
+		for _, a := range attrs {
+			if a.Attr.Type == diagCgroupID && len(a.Value) == 8 {
+				s.cgroup = binary.NativeEndian.Uint64(a.Value)
+			}
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
 
 // PortHolder finds a socket that holds a local port: bound to that address or
 // to every address. It is ErrNotFound when no such socket is seen.
 func (h *Host) PortHolder(proto uint8, at netip.AddrPort) (Holder, error) {
-	list := netlink.SocketDiagTCP
-	if proto == unix.IPPROTO_UDP {
-		list = netlink.SocketDiagUDP
-	}
 	if proto != unix.IPPROTO_TCP && proto != unix.IPPROTO_UDP {
 		return Holder{}, fmt.Errorf("port %s: protocol %d: %w", at, proto, ErrNotFound)
 	}
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		socks, err := dump(func() ([]*netlink.Socket, error) { return list(family) })
+		list, err := sockets(family, proto)
 		if err != nil {
-			return Holder{}, fmt.Errorf("list sockets: %w", err)
+			return Holder{}, err
 		}
-		for _, s := range socks {
-			local, ok := netip.AddrFromSlice(s.ID.Source)
-			if !ok || s.ID.SourcePort != at.Port() || s.ID.DestinationPort != 0 {
+		for _, s := range list {
+			local := s.local.Addr()
+			if s.local.Port() != at.Port() || s.peer != 0 || local != at.Addr() && !local.IsUnspecified() && !at.Addr().IsUnspecified() {
 				continue
 			}
-			if local = local.Unmap(); local != at.Addr() && !local.IsUnspecified() && !at.Addr().IsUnspecified() {
-				continue
-			}
-			return Holder{Local: netip.AddrPortFrom(local, s.ID.SourcePort), UID: s.UID, Unit: h.unitOf(s.INode)}, nil
+			return Holder{Local: s.local, UID: s.uid, Unit: h.unit(s.cgroup)}, nil
 		}
 	}
 	return Holder{}, fmt.Errorf("port %s: %w", at, ErrNotFound)
-}
-
-// unitOf finds the cgroup of the process that has the socket open. A plugin
-// without the host's process list finds none.
-func (h *Host) unitOf(inode uint32) string {
-	want := fmt.Sprintf("socket:[%d]", inode)
-	proc := "/proc"
-	pids, err := os.ReadDir(proc)
-	if err != nil {
-		return ""
-	}
-	for _, p := range pids {
-		if !p.IsDir() || p.Name()[0] < '0' || p.Name()[0] > '9' {
-			continue
-		}
-		dir := filepath.Join(proc, p.Name())
-		if !hasSocket(filepath.Join(dir, "fd"), want) {
-			continue
-		}
-		return processUnit(dir)
-	}
-	return ""
-}
-
-func hasSocket(dir, want string) bool {
-	fds, err := os.ReadDir(dir)
-	if err != nil {
-		return false
-	}
-	for _, fd := range fds {
-		if target, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil && target == want {
-			return true
-		}
-	}
-	return false
-}
-
-// processUnit names a process by its systemd unit, else by its command.
-func processUnit(dir string) string {
-	groups, _ := os.ReadFile(filepath.Join(dir, "cgroup"))
-	for line := range strings.Lines(string(groups)) {
-		base := filepath.Base(strings.TrimSpace(line))
-		if strings.HasSuffix(base, ".service") || strings.HasSuffix(base, ".scope") || strings.HasSuffix(base, ".socket") {
-			return base
-		}
-	}
-	comm, _ := os.ReadFile(filepath.Join(dir, "comm"))
-	return strings.TrimSpace(string(comm))
 }

@@ -101,9 +101,10 @@ func (s *site) directNames(how, why, ifname string) {
 
 // directNamed chooses the interface's name and settings.
 func (s *site) directNamed() {
-	s.docker("run", "-d", "--name", "named", "--network",
-		`name=dir,driver-opt=com.docker.network.endpoint.ifname=lan7,"driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1"`,
-		"weft/test:latest", "sleep", "infinity")
+	// `docker run --network name=…` would write IFNAME in small letters.
+	s.run("named")
+	s.docker("network", "connect", "--driver-opt", "com.docker.network.endpoint.ifname=lan7",
+		"--driver-opt", "com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.log_martians=1", "dir", "named")
 	s.attached("named", "dir", "direct", "")
 	out, err := s.inside("named")("sh", "-c", "ip -o link show lan7 && cat /proc/sys/net/ipv4/conf/lan7/log_martians")
 	if err != nil || !strings.HasSuffix(out, "1") {

@@ -247,7 +247,8 @@ func (s *site) clients(mode string) {
 	}
 	s.sees("outside", s.fromOutside(), at, s.out.IPv4)
 	s.sees("another network", s.inside("stranger"), at, netip.MustParseAddr(s.ip("stranger", "other")))
-	s.sees("docker0", s.inside("dockers"), at, netip.MustParseAddr(s.ip("dockers", "bridge")))
+	// The engine's own rules hide its containers, and from engine 28 on drop
+	// answers to their real addresses: here there is only an answer.
 	s.expect(probe{who: "itself", from: s.inside("seen"), to: at, want: "seen"})
 	s.docker("rm", "-f", "seen")
 }
