@@ -34,6 +34,7 @@ func command() *cobra.Command {
 		networksCommand(),
 		endpointsCommand(),
 		portsCommand(),
+		ipamCommand(),
 		resetCommand(),
 		versionCommand(),
 		manCommand(),

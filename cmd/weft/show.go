@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -112,6 +113,27 @@ func portsCommand() *cobra.Command {
 		fmt.Fprintln(w, "HOST\tCONTAINER\tPROTOCOL\tENDPOINT ID\tNETWORK ID")
 		for _, p := range list {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%.12s\t%.12s\n", p.Host, p.Container, p.Proto, p.Endpoint, p.Network)
+		}
+	})
+}
+
+func ipamCommand() *cobra.Command {
+	return show("ipam", "List the address pools of weft's IPAM driver", (*admin.Client).Pools, func(w io.Writer, list []admin.Pool) {
+		fmt.Fprintln(w, "SUBNET\tRANGE\tDOMAIN\tUSED\tFREE\tNETWORK ID\tADDRESSES")
+		for _, p := range list {
+			limit := "-"
+			if p.Range.IsValid() {
+				limit = p.Range.String()
+			}
+			var used []string
+			for _, a := range p.Addresses {
+				text := a.Address.String()
+				if note := cmp.Or(a.Name, a.Kind); note != "endpoint" {
+					text += " (" + note + ")"
+				}
+				used = append(used, text)
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%.12s\t%s\n", p.Subnet, limit, p.Domain, p.Used, p.Free, p.Network, strings.Join(used, ", "))
 		}
 	})
 }

@@ -13,7 +13,7 @@ import (
 
 // source answers the operator's commands from the daemon's parts.
 func (h *house) source() admin.Source {
-	return admin.Source{Status: h.status, Networks: h.networks, Endpoints: h.endpoints, Ports: h.publishedPorts, Reset: h.reset}
+	return admin.Source{Status: h.status, Networks: h.networks, Endpoints: h.endpoints, Ports: h.publishedPorts, Pools: h.pools, Reset: h.reset}
 }
 
 func (h *house) status(ctx context.Context) (admin.Status, error) {
@@ -70,6 +70,19 @@ func (h *house) publishedPorts(context.Context) ([]admin.Port, error) {
 			out = append(out, admin.Port{Endpoint: ep.ID, Network: ep.Network, Proto: driver.ProtoName(p.Proto), Host: p.Host,
 				Container: p.Container, Proxied: p.Host.Addr().Is4() != p.Container.Addr().Is4()})
 		}
+	}
+	return out, nil
+}
+
+func (h *house) pools(context.Context) ([]admin.Pool, error) {
+	out := []admin.Pool{}
+	for _, p := range h.ipam.View() {
+		v := admin.Pool{ID: p.ID, Space: p.Space, Domain: p.Domain, Network: p.Network, Subnet: p.Subnet, Range: p.Range,
+			Used: p.Used, Free: p.Free, Since: p.Since, Addresses: []admin.Address{}}
+		for _, a := range p.Addresses {
+			v.Addresses = append(v.Addresses, admin.Address{Address: a.Address, Kind: string(a.Kind), Name: a.Name, Since: a.Since})
+		}
+		out = append(out, v)
 	}
 	return out, nil
 }

@@ -93,3 +93,30 @@ type Port struct {
 	// differ.
 	Proxied bool `json:"proxied,omitempty"`
 }
+
+// Pool is one line of `weft ipam`.
+type Pool struct {
+	ID     string `json:"id"`
+	Space  string `json:"space"`
+	Domain string `json:"domain"`
+	// Network is the network on the pool, "" if that is not known.
+	Network string       `json:"network,omitempty"`
+	Subnet  netip.Prefix `json:"subnet"`
+	// Range restricts the dynamic choice; the zero prefix does not.
+	Range netip.Prefix `json:"range,omitzero"`
+	// Used counts the addresses in use, Free those that can be handed out.
+	Used      uint64    `json:"used"`
+	Free      uint64    `json:"free"`
+	Since     time.Time `json:"since"`
+	Addresses []Address `json:"addresses"`
+}
+
+// Address is one address of a pool.
+type Address struct {
+	Address netip.Addr `json:"address"`
+	// Kind is gateway, aux or endpoint.
+	Kind string `json:"kind"`
+	// Name is the container's, where the engine tells it (29.0 and later).
+	Name  string    `json:"name,omitempty"`
+	Since time.Time `json:"since"`
+}

@@ -27,6 +27,7 @@ func TestAdmin(t *testing.T) {
 		Networks:  func(context.Context) ([]admin.Network, error) { return []admin.Network{{ID: "n"}}, nil },
 		Endpoints: func(context.Context) ([]admin.Endpoint, error) { return nil, errors.New("the journal is gone") },
 		Ports:     func(context.Context) ([]admin.Port, error) { return []admin.Port{}, nil },
+		Pools:     func(context.Context) ([]admin.Pool, error) { return []admin.Pool{{Domain: "d"}}, nil },
 		Reset:     func(context.Context) error { resets++; return nil },
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -56,6 +57,9 @@ func TestAdmin(t *testing.T) {
 	}
 	if list, err := c.Ports(t.Context()); err != nil || list == nil {
 		t.Errorf("ports %v, %v", list, err)
+	}
+	if list, err := c.Pools(t.Context()); err != nil || len(list) != 1 || list[0].Domain != "d" {
+		t.Errorf("pools %v, %v", list, err)
 	}
 	if err := c.Reset(t.Context()); err != nil || resets != 1 {
 		t.Errorf("reset %d, %v", resets, err)

@@ -81,6 +81,11 @@ func (c *Client) Ports(ctx context.Context) ([]Port, error) {
 	return call[[]Port](ctx, c, http.MethodGet, "/ports")
 }
 
+// Pools lists the address pools.
+func (c *Client) Pools(ctx context.Context) ([]Pool, error) {
+	return call[[]Pool](ctx, c, http.MethodGet, "/ipam")
+}
+
 // Reset removes everything that weft made on this host.
 func (c *Client) Reset(ctx context.Context) error {
 	_, err := call[struct{}](ctx, c, http.MethodPost, "/reset")

@@ -19,6 +19,7 @@ type Source struct {
 	Networks  func(ctx context.Context) ([]Network, error)
 	Endpoints func(ctx context.Context) ([]Endpoint, error)
 	Ports     func(ctx context.Context) ([]Port, error)
+	Pools     func(ctx context.Context) ([]Pool, error)
 	// Reset removes everything that weft made on this host.
 	Reset func(ctx context.Context) error
 }
@@ -44,6 +45,7 @@ func Serve(ctx context.Context, dir string, src Source, log *slog.Logger) error 
 	get(mux, "GET /networks", src.Networks, log)
 	get(mux, "GET /endpoints", src.Endpoints, log)
 	get(mux, "GET /ports", src.Ports, log)
+	get(mux, "GET /ipam", src.Pools, log)
 	get(mux, "POST /reset", func(ctx context.Context) (struct{}, error) { return struct{}{}, src.Reset(ctx) }, log)
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() {

@@ -372,7 +372,7 @@ func cgroup(t *testing.T) string {
 	if _, err := os.Stat(root + "/unified"); err == nil {
 		root += "/unified"
 	}
-	dir, err := os.MkdirTemp(root, "weft-test-*.service")
+	dir, err := os.MkdirTemp(root, "weft-test-*.service") //nolint:usetesting // it must lie in that file system
 	if err != nil {
 		t.Fatal(err)
 	}

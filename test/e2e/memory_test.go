@@ -17,6 +17,7 @@ func TestMemory(t *testing.T) {
 	const endpoints, most = 200, 30 << 10 // KiB
 	s := newSite(t, lab.DefaultEngine)
 	s.ask("NetworkDriver.CreateNetwork", s.networkDoc(1, "10.95.0.0/16", "10.95.0.1/16", object{"publish": "native"}))
+	s.smallerThan(most, "with a network")
 	var wg sync.WaitGroup
 	for worker := range 8 {
 		wg.Go(func() {
@@ -77,6 +78,7 @@ func (s *site) smallerThan(most int, when string) {
 	if err != nil {
 		s.Fatal(err)
 	}
+	s.Logf("%s", s.sh(fmt.Sprintf("grep -E 'Rss|VmHWM' /proc/%d/status", pid)))
 	var rss int
 	for line := range strings.Lines(s.sh(fmt.Sprintf("cat /proc/%d/status", pid))) {
 		_, _ = fmt.Sscanf(line, "VmRSS: %d kB", &rss) // other lines do not match

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/weft-net/weft/driver"
+	"github.com/weft-net/weft/internal/config"
+	"github.com/weft-net/weft/ipam"
+	"github.com/weft-net/weft/plugin"
+)
+
+// TestMain runs the tests in a network namespace of their own: the house below
+// makes real bridges and real rules.
+func TestMain(m *testing.M) {
+	if os.Getenv("WEFTTEST_NAMESPACE") != "" {
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command(os.Args[0], os.Args[1:]...)
+	cmd.Env = append(os.Environ(), "WEFTTEST_NAMESPACE=1")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "tests in a namespace:", err)
+		os.Exit(1)
+	}
+}
+
+// recorded is one line of a recording.
+type recorded struct {
+	Step string
+	Path string
+	Req  json.RawMessage
+	Resp map[string]any
+}
+
+func recording(t *testing.T, path string) []recorded {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []recorded
+	for line := range bytes.Lines(raw) {
+		var r recorded
+		if err := json.Unmarshal(line, &r); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		if r.Path != "" {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// startHouse serves the whole driver on a socket, on real kernel state.
+func startHouse(t *testing.T) *http.Client {
+	t.Helper()
+	dir := t.TempDir()
+	flags := serveFlags{journal: filepath.Join(dir, "j"), engine: filepath.Join(dir, "none"), socket: filepath.Join(dir, "s")}
+	h, err := open(t.Context(), config.Config{Scope: "local"}, flags, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.driver.Restore(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l, err := plugin.Listen(t.Context(), flags.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	handler := plugin.New(plugin.Config{Network: bound{driver.NewWire(h.driver), h.ipam}, IPAM: ipam.NewWire(h.ipam), Logger: h.log})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- handler.Serve(ctx, l) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := h.reset(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if err := h.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", flags.socket)
+	}
+	return &http.Client{Transport: &http.Transport{DialContext: dial}}
+}
+
+// expected says whether weft may refuse a recorded request: what another driver
+// accepted (its own options, a replay after a restart that weft does not ask
+// for, pools that it gave twice) is an error here, and nothing else is.
+func expected(message string) bool {
+	return slices.ContainsFunc([]string{"ipam-opt", "option", "overlap", "already in use", "unknown pool", "unknown network", "unknown endpoint", "Swarm"},
+		func(s string) bool { return strings.Contains(strings.ToLower(message), strings.ToLower(s)) })
+}
+
+// TestReplay sends every recorded request of four engines to the real driver
+// on the real kernel: each gets a valid answer.
+func TestReplay(t *testing.T) {
+	files, err := filepath.Glob("../../plugin/testdata/protocol/*.jsonl")
+	if err != nil || len(files) < 8 {
+		t.Fatalf("recordings: %v, %v", files, err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".jsonl"), func(t *testing.T) {
+			client := startHouse(t)
+			pools := map[string]string{} // recorded id → ours
+			refused := 0
+			requests := recording(t, file)
+			for _, r := range requests {
+				status, answer := send(t, client, r, pools)
+				if status == http.StatusOK {
+					continue
+				}
+				refused++
+				if message, _ := answer["Err"].(string); !expected(message) {
+					t.Errorf("%s %s: %d %s", r.Path, r.Req, status, message)
+				}
+			}
+			t.Logf("%d requests, %d refused", len(requests), refused)
+			if refused*3 > len(requests) {
+				t.Errorf("%d of %d requests were refused", refused, len(requests))
+			}
+		})
+	}
+}
+
+// translate puts our names in place of those that only the recording driver
+// has: pool ids, address spaces, its own options.
+func translate(req map[string]any, pools map[string]string) {
+	if id, ok := req["PoolID"].(string); ok && pools[id] != "" {
+		req["PoolID"] = pools[id]
+	}
+	if space, ok := req["AddressSpace"].(string); ok {
+		req["AddressSpace"] = map[string]string{"wlocal": ipam.LocalSpace, "wglobal": ipam.GlobalSpace}[space]
+	}
+	if options, ok := req["Options"].(map[string]any); ok {
+		delete(options, "k")
+		if generic, ok := options["com.docker.network.generic"].(map[string]any); ok {
+			delete(generic, "mode") // overlay in some recordings: the calls are the same
+			delete(generic, "weft.vni")
+		}
+	}
+}
+
+// send replays one request with our pool ids in place of the recorded ones.
+func send(t *testing.T, client *http.Client, r recorded, pools map[string]string) (int, map[string]any) {
+	t.Helper()
+	body := r.Req
+	if bytes.Equal(body, []byte("null")) {
+		body = nil
+	}
+	var req map[string]any
+	if body != nil {
+		if err := json.Unmarshal(body, &req); err != nil {
+			t.Fatal(err)
+		}
+		translate(req, pools)
+		var err error
+		if body, err = json.Marshal(req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resp, err := client.Post("http://plugin"+r.Path, "application/json", bytes.NewReader(body))
+	if err != nil {
+		t.Fatalf("%s: %v", r.Path, err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answer map[string]any
+	if err := json.Unmarshal(raw, &answer); err != nil {
+		t.Errorf("%s: the answer is no JSON object: %s", r.Path, raw)
+	}
+	if id, ok := r.Resp["PoolID"].(string); ok && resp.StatusCode == http.StatusOK {
+		pools[id], _ = answer["PoolID"].(string)
+	}
+	return resp.StatusCode, answer
+}
