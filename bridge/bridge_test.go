@@ -413,6 +413,13 @@ func TestReconcile(t *testing.T) {
 			t.Errorf("%s: links differ:\n%s", c.name, got)
 		}
 	}
+	// A link that its endpoint's removal is taking away is no repair.
+	h.must(h.kernel.AddVeth(kernel.Veth{Host: "wv-cccccccccccc", Peer: "wp-cccccccccccc", Bridge: "wf-aaaaaaaaaaaa"}))
+	h.must(h.kernel.Detach("wv-cccccccccccc"))
+	report, err := h.Reconcile(t.Context(), driver.Changes)
+	if err != nil || len(report.Repaired) > 0 || h.kernel.Dump() != whole {
+		t.Errorf("doomed link: %v, %v\n%s", report.Repaired, err, h.kernel.Dump())
+	}
 	h.must(h.kernel.Lose("wf-aaaaaaaaaaaa"))
 	if report, err := h.Reconcile(t.Context(), driver.Changes); err != nil || len(report.Repaired) == 0 {
 		t.Errorf("lost bridge: %v, %v", report.Repaired, err)

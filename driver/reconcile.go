@@ -55,8 +55,8 @@ func (d *Driver) look() (Actual, error) {
 }
 
 // Reconcile makes the kernel be what the journal says: it mends networks and
-// endpoints, deletes links of weft's that belong to nothing, and repairs the
-// firewall. It goes on after errors and returns all of them.
+// endpoints, deletes links of weft's that belong to nothing, and in full depth
+// repairs the firewall. It goes on after errors and returns all of them.
 func (d *Driver) Reconcile(ctx context.Context, depth Depth) (Report, error) {
 	var report Report
 	actual, err := d.look()
@@ -72,9 +72,12 @@ func (d *Driver) Reconcile(ctx context.Context, depth Depth) (Report, error) {
 	swept, err := d.sweep(actual)
 	report.Repaired = append(report.Repaired, swept...)
 	errs = append(errs, err, d.updateUplinks(ctx, actual))
-	repaired, err := d.cfg.Firewall.Mend(ctx)
-	report.Repaired = append(report.Repaired, repaired...)
-	err = errors.Join(append(errs, err)...)
+	if depth == Full { // changes of rules have hints of their own
+		repaired, err := d.cfg.Firewall.Mend(ctx)
+		report.Repaired = append(report.Repaired, repaired...)
+		errs = append(errs, err)
+	}
+	err = errors.Join(errs...)
 	d.count(report, err)
 	for _, r := range report.Repaired {
 		d.log.Info("repaired", "what", r)

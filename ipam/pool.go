@@ -271,6 +271,21 @@ func (m *IPAM) ReleasePool(ctx context.Context, id string) error {
 	return nil
 }
 
+// Reset ends every pool with all its addresses, whoever uses them.
+func (m *IPAM) Reset(ctx context.Context) error {
+	if err := m.enter(ctx, whole); err != nil {
+		return fmt.Errorf("reset pools: %w", err)
+	}
+	defer m.gate.Release(whole)
+	m.mu.Lock()
+	w := m.dropPools(m.sorted())
+	m.mu.Unlock()
+	if err := m.commit(ctx, w, w); err != nil {
+		return fmt.Errorf("reset pools: %w", err)
+	}
+	return nil
+}
+
 // dropPools returns the write that ends pools. The caller holds the whole gate
 // and mu.
 func (m *IPAM) dropPools(drop []*pool) write {

@@ -90,5 +90,5 @@ func (h *house) pools(context.Context) ([]admin.Pool, error) {
 // reset removes everything that weft made; what is left of the engine's own
 // records goes with `docker network rm`.
 func (h *house) reset(ctx context.Context) error {
-	return errors.Join(h.driver.Reset(ctx), h.firewall.Reset(ctx))
+	return errors.Join(h.driver.Reset(ctx), h.firewall.Reset(ctx), h.ipam.Reset(ctx))
 }

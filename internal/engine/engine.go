@@ -98,17 +98,13 @@ func (e *Engine) follow(ctx context.Context) error {
 	}
 	defer events.Close()
 	dec := json.NewDecoder(events)
-	watched := false
+	go func() {
+		defer stop()
+		e.watch(ctx)
+	}()
 	for {
 		if err := e.ask(ctx); err != nil {
 			return err
-		}
-		if info, _ := e.Info(); info.LiveRestore && !watched {
-			watched = true
-			go func() {
-				defer stop()
-				e.watch(ctx)
-			}()
 		}
 		var event struct{ Action string }
 		if err := dec.Decode(&event); err != nil {
@@ -118,8 +114,9 @@ func (e *Engine) follow(ctx context.Context) error {
 }
 
 // watch returns when the engine stops to answer. An engine that shuts down takes
-// no new connections but waits five seconds for open streams, ours too. Without
-// live-restore it ends the plugin first, so nobody needs to watch.
+// no new connections but waits five seconds for open streams, ours too, unless it
+// ended the plugin first; with live-restore, or a weft that is a service, it does
+// not.
 func (e *Engine) watch(ctx context.Context) {
 	const every, patience = time.Second, 2 * time.Second
 	tick := time.NewTicker(every)

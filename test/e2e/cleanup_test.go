@@ -24,6 +24,7 @@ func TestCleanup(t *testing.T) {
 	eachEngine(t, func(s *site) {
 		before := s.hostState()
 		s.step("a town", func(s *site) {
+			s.ownBridge()
 			s.newTown()
 			s.quick("network", "connect", "nat", "alfa")
 			s.clear("pub", "nat", "straight", "own")

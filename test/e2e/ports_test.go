@@ -84,9 +84,7 @@ func (s *site) forms(mode string) {
 	s.server("w7", "--network", "pub", "-p", "127.0.0.1:8130:80", "-p", "127.0.0.1:8131:81/udp", "-p", "127.0.0.1::80")
 	s.docker("run", "-d", "--name", "w8", "--network", "pub", "-P", "exposed", "sh", "-c",
 		"socat UDP4-RECVFROM:81,fork SYSTEM:'echo w8' & socat TCP4-LISTEN:80,fork,reuseaddr SYSTEM:'echo w8'")
-	if s.atLeast(28) || mode == "native" { // older engines publish IPv6 only for docker_gwbridge's proxy
-		s.server("w9", "--network", "pub", "-p", "[::1]:8140:80")
-	}
+	s.server("w9", "--network", "pub", "-p", "[::1]:8140:80", "-p", "["+s.IPv6.String()+"]:8141:80")
 	any5, udp5 := s.hostPortOf(mode, "w5", "80/tcp"), s.hostPortOf(mode, "w5", "81/udp")
 	any8, udp8 := s.hostPortOf(mode, "w8", "80/tcp"), s.hostPortOf(mode, "w8", "81/udp")
 
@@ -128,11 +126,14 @@ func (s *site) forms(mode string) {
 		probe{who: "the host", from: s.fromHost(), to: "127.0.0.1:8131", udp: true, want: "w7"},
 		probe{who: "outside", from: s.fromOutside(), to: hostPort(s.IPv6.String(), 8080), want: "w1"},
 		probe{who: "outside", from: s.fromOutside(), to: hostPort(s.IPv6.String(), 8081), udp: true, want: "w1"},
+		probe{who: "the host", from: s.fromHost(), to: "[::1]:8140", want: "w9"},
+		probe{who: "outside", from: s.fromOutside(), to: hostPort(s.IPv6.String(), 8141), want: "w9"},
+		probe{who: "outside", from: s.fromOutside(), to: hostPort(s.IPv6.String(), 8140)},
 		probe{who: "a container's loopback", from: s.inside("neighbour"), to: "127.0.0.1:8130"},
 	)
 	s.expect(all...)
 	s.showsPorts(mode)
-	s.docker("rm", "-f", "w1", "w2", "w3", "w4", "w5", "w6", "w7", "w8")
+	s.docker("rm", "-f", "w1", "w2", "w3", "w4", "w5", "w6", "w7", "w8", "w9")
 }
 
 // freshUDP lets a client with one port of its own ask before and after the

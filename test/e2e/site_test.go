@@ -212,18 +212,6 @@ func (s *site) answers(from asker, address, words string) {
 	})
 }
 
-// answersUDP is answers for UDP.
-func (s *site) answersUDP(from asker, address, words string) {
-	s.Helper()
-	s.eventually("UDP answer from "+address, func() error {
-		out, err := getUDP(from, address)
-		if err == nil && !strings.Contains(out, words) {
-			err = fmt.Errorf("answer %q lacks %q", out, words)
-		}
-		return err
-	})
-}
-
 // silent makes sure that nobody answers.
 func (s *site) silent(from asker, address string) {
 	s.Helper()

@@ -35,7 +35,7 @@ func TestTeardown(t *testing.T) {
 // forgotten makes sure that weft remembers no network and no endpoint.
 func (s *site) forgotten() {
 	s.Helper()
-	for _, what := range []string{"networks", "endpoints", "ports"} {
+	for _, what := range []string{"networks", "endpoints", "ports", "ipam"} {
 		if left := weftJSON[[]any](s, what); len(left) > 0 {
 			s.Errorf("weft %s: %s", what, asText(left))
 		}

@@ -158,11 +158,10 @@ type house struct {
 // town is a host full of weft's networks.
 type town struct{ houses []house }
 
-// newTown makes four networks, among them one with an adopted bridge, with
+// newTown makes four networks, among them one that adopts ownBridge, with
 // servers that publish their port 80 at port and port 7 at port+1000.
 func (s *site) newTown() town {
 	s.Helper()
-	s.ownBridge()
 	s.network("pub", "--subnet", "10.91.0.0/24")
 	s.network("nat", "-o", "publish=native", "--ipam-driver", plugin, "--ipv6", "--subnet", "10.92.0.0/24", "--subnet", "fd92::/64")
 	s.network("straight", "-o", "publish=native", "-o", "attach=direct", "--subnet", "10.93.0.0/24")

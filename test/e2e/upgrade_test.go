@@ -21,7 +21,7 @@ func (s *site) memory() string {
 	s.Helper()
 	return asText([]any{
 		weftJSON[admin.Status](s, "status").HostID, weftJSON[[]admin.Network](s, "networks"),
-		weftJSON[[]admin.Endpoint](s, "endpoints"), weftJSON[[]admin.Port](s, "ports"),
+		weftJSON[[]admin.Endpoint](s, "endpoints"), weftJSON[[]admin.Port](s, "ports"), weftJSON[[]admin.Pool](s, "ipam"),
 	})
 }
 
@@ -29,6 +29,7 @@ func (s *site) memory() string {
 func TestUpgrade(t *testing.T) {
 	t.Parallel()
 	eachEngine(t, func(s *site) {
+		s.ownBridge()
 		town := s.newTown()
 		beats := s.beats()
 		before := s.memory()
@@ -48,11 +49,7 @@ func TestUpgrade(t *testing.T) {
 			s.quick("rm", "-f", h.name)
 		}
 		s.docker("network", "rm", "pub", "nat", "straight", "own")
-		for _, what := range []string{"networks", "endpoints", "ports"} {
-			if left := weftJSON[[]any](s, what); len(left) > 0 {
-				s.Errorf("weft %s: %v", what, left)
-			}
-		}
+		s.forgotten()
 		s.silent(s.fromOutside(), fmt.Sprintf("%s:%d", s.IPv4, town.houses[1].port))
 	})
 }
