@@ -19,7 +19,8 @@ func announce(index int, mac net.HardwareAddr, addrs []netip.Prefix) error {
 	if err != nil {
 		return fmt.Errorf("announce: open packet socket: %w", err)
 	}
-	defer unix.Close(fd)
+	// Closing a packet socket waits for an RCU grace period, some 15 ms.
+	defer func() { go unix.Close(fd) }()
 	for _, p := range addrs {
 		frame := arpAnnouncement(mac, p.Addr())
 		if p.Addr().Is6() {

@@ -24,7 +24,7 @@ import (
 
 // inNamespace runs the rest of the test on a thread in a namespace of its own,
 // which ends with the thread.
-func inNamespace(t *testing.T) *kernel.Host {
+func inNamespace(t testing.TB) *kernel.Host {
 	t.Helper()
 	runtime.LockOSThread() // never unlocked: the thread dies with the test's goroutine
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
@@ -43,7 +43,7 @@ func inNamespace(t *testing.T) *kernel.Host {
 }
 
 // sandbox makes one more namespace and mounts it at a path, as the engine does.
-func sandbox(t *testing.T) string {
+func sandbox(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "netns")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {

@@ -109,8 +109,7 @@ func (s *site) allOfSubnet() {
 	for range 9 {
 		first = first.Next()
 	}
-	s.docker("create", "--name", "refused", "--network", "auto", "--ip", first.String(), lab.Image, "true")
-	s.refuse([]string{"user"}, "start", "refused")
+	s.refuse([]string{"user"}, "run", "--network", "auto", "--ip", first.String(), lab.Image, "true")
 	s.clear("full", "auto")
 }
 
@@ -166,7 +165,7 @@ func (s *site) overlap() {
 // booksKept restarts everything that could forget.
 func (s *site) booksKept() {
 	s.booked("kept", "--subnet", "10.64.0.0/29")
-	s.run("kept1", "--network", "kept", "--restart", "always")
+	s.run("kept1", "--network", "kept", "--restart", "always", "--stop-signal", "KILL")
 	s.run("kept2", "--network", "kept", "--ip", "10.64.0.6", "--stop-signal", "KILL")
 	before := asText(weftJSON[[]admin.Pool](s, "ipam"))
 	s.must(s.KillPlugin(s.Context()))
@@ -187,8 +186,8 @@ func (s *site) booksKept() {
 		}
 		return nil
 	})
-	if err := same(before, asText(weftJSON[[]admin.Pool](s, "ipam"))); err != nil {
-		s.Errorf("the books after a restart of the engine: %v", err)
+	if pools := weftJSON[[]admin.Pool](s, "ipam"); len(pools) != 1 || pools[0].Used != 3 {
+		s.Errorf("the books after a restart of the engine: %s", asText(pools))
 	}
 	// Gateway, kept1 and kept2 have theirs: three are left, and no more.
 	seen := map[string]bool{"10.64.0.1": true, s.ip("kept1", "kept"): true, "10.64.0.6": true}
@@ -220,7 +219,9 @@ func (s *site) settings() {
 	for _, setting := range bad {
 		name, value, _ := strings.Cut(setting, "=")
 		set(setting)
-		if err := s.EnablePlugin(s.Context()); err == nil {
+		err := s.EnablePlugin(s.Context())
+		s.Logf("XX %v", err)
+		if err == nil {
 			s.Errorf("the plugin started with %s", setting)
 			s.must(s.DisablePlugin(s.Context(), true))
 		}

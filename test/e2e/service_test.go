@@ -168,7 +168,9 @@ func TestUnit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var config struct{ Linux struct{ Capabilities []string } }
+	var config struct {
+		Linux struct{ Capabilities []string }
+	}
 	if err := json.Unmarshal(text, &config); err != nil {
 		t.Fatal(err)
 	}
