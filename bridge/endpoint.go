@@ -135,6 +135,8 @@ func sysctls(ep driver.Endpoint) ([]kernel.Sysctl, error) {
 	var out []kernel.Sysctl
 	for item := range strings.SplitSeq(text, ",") {
 		key, value, ok := strings.Cut(item, "=")
+		// `docker run --network name=…,driver-opt=…` puts all of it in small letters.
+		key = strings.Replace(key, ".ifname.", ".IFNAME.", 1)
 		if !ok || !strings.HasPrefix(key, "net.") || !strings.Contains(key, ".IFNAME.") || strings.Contains(key, "/") {
 			return nil, fmt.Errorf("%w: %s: %q: use net.ipv4.conf.IFNAME.name=value, comma-separated", driver.ErrOption, optSysctls, item)
 		}

@@ -25,7 +25,7 @@ step() { # step NAME COMMAND…
 
 tools() {
 	local missing=()
-	for pair in nft:nftables iptables-legacy:iptables ip:iproute2 debootstrap:debootstrap make:make gcc:gcc; do
+	for pair in nft:nftables iptables-legacy:iptables ip:iproute2 debootstrap:debootstrap make:make gcc:gcc firewalld:firewalld dbus-daemon:dbus; do
 		command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 	done
 	[ ${#missing[@]} = 0 ] && return

@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -15,6 +16,9 @@ var version string
 func main() {
 	if err := command().ExecuteContext(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "weft:", err)
+		if errors.As(err, new(startError)) {
+			awaitEngine()
+		}
 		os.Exit(1)
 	}
 }

@@ -40,5 +40,5 @@
 // br_netfilter, a container that calls its own published port needs hairpin mode
 // on its bridge port), reserves no host ports, deletes no conntrack entries, and
 // never serves ::1. It does not touch chains of the engine other than by its one
-// jump. It knows no firewalld: Config.Zones is the place for that.
+// jump. It speaks to firewalld only if Config.Zones says so: see [Firewalld].
 package firewall

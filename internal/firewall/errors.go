@@ -23,4 +23,7 @@ var (
 	// ErrNoIPTables says that an iptables filter table stands in the way and the
 	// iptables program of its flavour is missing: install it, or set Config.IPTables.
 	ErrNoIPTables = errors.New("iptables does not run: install the flavour that holds the host's filter table")
+	// ErrFirewalld says that firewalld runs and refuses weft's zone; the message
+	// has its answer. Look at its log, and at its lockdown if it denies access.
+	ErrFirewalld = errors.New("firewalld refuses weft's bridges: see its answer and its log, and lift its lockdown or make zone weft yourself")
 )

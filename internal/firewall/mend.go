@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/google/nftables"
 )
@@ -153,15 +154,20 @@ func (n *NFT) remove() ([]string, error) {
 	return changed, err
 }
 
-func (n *NFT) joinZones(ctx context.Context) error {
-	if n.config.Zones == nil {
-		return nil
+// joinZones puts all bridges into the zone, in one go: a zone manager that does
+// not answer takes its time once.
+func (n *NFT) joinZones(ctx context.Context) ([]string, error) {
+	if n.config.Zones == nil || len(n.ledger.networks) == 0 {
+		return nil, nil
 	}
-	var errs []error
+	var bridges []string
 	for _, network := range n.ledger.networks {
-		if err := n.config.Zones.Join(ctx, network.Bridge); err != nil {
-			errs = append(errs, fmt.Errorf("joining the zone with %s: %w", network.Bridge, err))
-		}
+		bridges = append(bridges, network.Bridge)
 	}
-	return errors.Join(errs...)
+	slices.Sort(bridges)
+	joined, err := n.config.Zones.Join(ctx, bridges...)
+	if err != nil {
+		err = fmt.Errorf("joining the zone: %w", err)
+	}
+	return joined, err
 }

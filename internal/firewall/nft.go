@@ -39,13 +39,20 @@ func (p IPTables) path(f Flavour, v6 bool) string {
 	return cmp.Or(p.Legacy6, "ip6tables-legacy")
 }
 
-// Zones is a zone manager that must know weft's bridges. Both methods are
-// idempotent.
+// Zones is a zone manager that must know weft's bridges, such as [Firewalld].
+// All methods are idempotent, safe for concurrent use and done within seconds.
 type Zones interface {
-	// Join puts the bridge into weft's zone.
-	Join(ctx context.Context, bridge string) error
-	// Leave takes the bridge out of its zone.
-	Leave(ctx context.Context, bridge string) error
+	// Join puts the bridges into weft's zone and returns what it had to change.
+	Join(ctx context.Context, bridges ...string) ([]string, error)
+	// Leave takes the bridges out of weft's zone.
+	Leave(ctx context.Context, bridges ...string) error
+	// Reset removes everything of weft from the zone manager.
+	Reset(ctx context.Context) error
+	// Watch calls hint when bridges may have lost their zone, until the context
+	// is done.
+	Watch(ctx context.Context, hint func())
+	// State is a sentence for the operator; empty if there is no zone manager.
+	State() string
 }
 
 // Status is what is in force, as of the last call that looked.
@@ -56,6 +63,8 @@ type Status struct {
 	Networks, Ports, Open int
 	// IPv4 and IPv6 say how packets pass the host's iptables.
 	IPv4, IPv6 Coexistence
+	// Zones says how weft gets on with the zone manager; empty without one.
+	Zones string
 }
 
 // NFT is the firewall of one network namespace. Its methods are idempotent and
@@ -123,7 +132,7 @@ func (n *NFT) AddNetwork(ctx context.Context, network Network) error {
 	if n.config.Zones == nil {
 		return nil
 	}
-	if err := n.config.Zones.Join(ctx, network.Bridge); err != nil {
+	if _, err := n.config.Zones.Join(ctx, network.Bridge); err != nil {
 		if !known {
 			err = errors.Join(err, n.take(ctx, n.ledger.removeNetwork(network.ID)))
 		}
@@ -204,7 +213,8 @@ func (n *NFT) Repair(ctx context.Context, facts Facts) ([]string, error) {
 	if err != nil {
 		return repaired, fmt.Errorf("repair: %w", err)
 	}
-	return repaired, n.joinZones(ctx)
+	joined, err := n.joinZones(ctx)
+	return append(repaired, joined...), err
 }
 
 // Mend compares the kernel with the facts in force and returns what it had to
@@ -220,7 +230,8 @@ func (n *NFT) Mend(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return repaired, fmt.Errorf("mend: %w", err)
 	}
-	return repaired, n.joinZones(ctx)
+	joined, err := n.joinZones(ctx)
+	return append(repaired, joined...), err
 }
 
 // Reset removes everything of weft from the kernel, leftovers of earlier
@@ -228,25 +239,27 @@ func (n *NFT) Mend(ctx context.Context) ([]string, error) {
 func (n *NFT) Reset(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	var errs []error
-	for _, network := range n.ledger.networks {
-		if n.config.Zones != nil {
-			errs = append(errs, n.config.Zones.Leave(ctx, network.Bridge))
-		}
+	var zonesErr error
+	if n.config.Zones != nil {
+		zonesErr = n.config.Zones.Reset(ctx)
 	}
 	n.ledger = newLedger()
-	if err := errors.Join(append(errs, n.uninstall(ctx))...); err != nil {
+	if err := errors.Join(zonesErr, n.uninstall(ctx)); err != nil {
 		return fmt.Errorf("reset: %w", err)
 	}
 	return nil
 }
 
-// Status says what is in force. It does not look at the kernel.
+// Status says what is in force. It looks neither at the kernel nor at the zone
+// manager.
 func (n *NFT) Status(context.Context) Status {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := statusOf(n.ledger, n.active)
 	s.IPv4, s.IPv6 = n.coexist[false], n.coexist[true]
+	if n.config.Zones != nil {
+		s.Zones = n.config.Zones.State()
+	}
 	return s
 }
 

@@ -19,7 +19,8 @@ const (
 )
 
 // Watch hints that somebody else may have changed what weft made, or made or
-// removed the chains that it has to live with: call Mend. Hints are gathered for
+// removed the chains that it has to live with, or that the zone manager forgot
+// weft's bridges: call Mend. Hints are gathered for
 // a few milliseconds; a hint without cause is possible, a lost one for rare
 // changes of legacy iptables too, so a timer should call Mend as well. The
 // channel is closed when the context is done.
@@ -42,6 +43,9 @@ func (n *NFT) Watch(ctx context.Context) <-chan struct{} {
 		wg.Go(func() { follow(events, own, dirty) })
 	}
 	wg.Go(func() { poll(ctx, legacy, n.gate.edits.Load, dirty) })
+	if n.config.Zones != nil {
+		wg.Go(func() { n.config.Zones.Watch(ctx, func() { hint(dirty) }) })
+	}
 	go func() {
 		gather(ctx, dirty, out)
 		if events != nil {

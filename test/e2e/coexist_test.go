@@ -203,6 +203,7 @@ func (s *site) flushed(flush string) {
 	}
 	ctx, cancel := context.WithTimeout(s.Context(), 20*time.Second)
 	defer cancel()
+	repairs := s.repairs()
 	s.sh(flush)
 	begin := time.Now()
 	for what, try := range paths {
@@ -215,8 +216,16 @@ func (s *site) flushed(flush string) {
 		}
 	}
 	s.Logf("%s: repaired %v after", flush, time.Since(begin))
+	if now := s.repairs(); now == repairs {
+		s.Errorf("%s: weft status still counts %d repairs", flush, now)
+	}
 	s.expect(
 		probe{who: "ww to wn", from: s.inside("ww"), to: wn + ":80"},
 		probe{who: "dd to wn", from: s.inside("dd"), to: wn + ":80"},
 	)
+}
+
+func (s *site) repairs() uint64 {
+	s.Helper()
+	return weftJSON[struct{ Reconcile struct{ Repairs uint64 } }](s, "status").Reconcile.Repairs
 }

@@ -214,14 +214,12 @@ func (s *site) settings() {
 	s.must(s.DisablePlugin(s.Context(), true))
 	bad := []string{"WEFT_POOLS=10.0.0.0/8"}
 	if s.engine == lab.DefaultEngine {
-		bad = append(bad, "WEFT_LOG=loud", "WEFT_SCOPE=everywhere")
+		bad = append(bad, "WEFT_LOG=loud")
 	}
 	for _, setting := range bad {
 		name, value, _ := strings.Cut(setting, "=")
 		set(setting)
-		err := s.EnablePlugin(s.Context())
-		s.Logf("XX %v", err)
-		if err == nil {
+		if err := s.EnablePlugin(s.Context()); err == nil {
 			s.Errorf("the plugin started with %s", setting)
 			s.must(s.DisablePlugin(s.Context(), true))
 		}
