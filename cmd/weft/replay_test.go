@@ -70,7 +70,7 @@ func recording(t *testing.T, path string) []recorded {
 func startHouse(t *testing.T) *http.Client {
 	t.Helper()
 	dir := t.TempDir()
-	flags := serveFlags{journal: filepath.Join(dir, "j"), engine: filepath.Join(dir, "none"), socket: filepath.Join(dir, "s")}
+	flags := serveFlags{journal: filepath.Join(dir, "j"), engine: filepath.Join(dir, "none"), socket: filepath.Join(dir, "s"), bus: "unix:path=" + filepath.Join(dir, "none")}
 	h, err := open(t.Context(), config.Config{Scope: "local"}, flags, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

@@ -38,7 +38,7 @@ const (
 )
 
 // serveFlags are the places, for services and tests that need others.
-type serveFlags struct{ socket, journal, engine string }
+type serveFlags struct{ socket, journal, engine, bus string }
 
 // A startError kept the daemon from its start: a setting is bad.
 type startError struct{ error }
@@ -73,6 +73,7 @@ func serveCommand() *cobra.Command {
 	cmd.Flags().StringVar(&f.socket, "socket", defaultSocket, "unix socket that the engine calls")
 	cmd.Flags().StringVar(&f.journal, "journal", defaultJournal, "file of what was promised to the engine")
 	cmd.Flags().StringVar(&f.engine, "engine", defaultEngine, "socket of the Docker API")
+	cmd.Flags().StringVar(&f.bus, "bus", firewall.SystemBus, "address of the system's D-Bus, for firewalld")
 	return cmd
 }
 
@@ -160,7 +161,7 @@ func open(ctx context.Context, cfg config.Config, f serveFlags, log *slog.Logger
 	if h.kernel, err = kernel.Open(kernel.Config{Logger: part("kernel")}); err != nil {
 		return nil, err
 	}
-	zones := firewall.NewFirewalld(firewall.SystemBus, part("firewalld"))
+	zones := firewall.NewFirewalld(f.bus, part("firewalld"))
 	if h.firewall, err = firewall.New(firewall.Config{Zones: zones, Logger: part("firewall")}); err != nil {
 		return nil, err
 	}

@@ -68,6 +68,9 @@ func statusCommand() *cobra.Command {
 		fmt.Fprintf(w, "attach=direct:\t%s\n", direct)
 		fmt.Fprintf(w, "Firewall IPv4:\t%s\n", s.Firewall.IPv4)
 		fmt.Fprintf(w, "Firewall IPv6:\t%s\n", s.Firewall.IPv6)
+		if s.Firewall.Zones != "" {
+			fmt.Fprintf(w, "firewalld:\t%s\n", s.Firewall.Zones)
+		}
 		fmt.Fprintf(w, "Reconcile:\t%d runs, %d repairs, %d leaks collected\n", s.Reconcile.Runs, s.Reconcile.Repairs, s.Reconcile.Collected)
 		if s.Reconcile.LastError != "" {
 			fmt.Fprintf(w, "Last error:\t%s\n", s.Reconcile.LastError)

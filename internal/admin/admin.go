@@ -51,6 +51,8 @@ type FirewallStatus struct {
 	Active bool   `json:"active"`
 	IPv4   string `json:"ipv4"`
 	IPv6   string `json:"ipv6"`
+	// Zones says how firewalld takes weft's bridges, if it runs.
+	Zones string `json:"zones,omitempty"`
 }
 
 // Network is one line of `weft networks`.

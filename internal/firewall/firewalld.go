@@ -54,8 +54,9 @@ type Firewalld struct {
 	log     *slog.Logger
 
 	mu sync.Mutex // protects the following
-	// reload is when weft last asked for one.
-	reload time.Time
+	// reload is when weft last asked for one, refused why it was not done.
+	reload  time.Time
+	refused error
 	// state is the answer of State.
 	state string
 	// elsewhere are the bridges that the operator put into another zone.
@@ -124,11 +125,10 @@ func (f *Firewalld) join(d daemon, bridge string) (bool, error) {
 // found makes the zone and the policy, and has them loaded.
 func (f *Firewalld) found(d daemon) error {
 	f.mu.Lock()
-	wait := time.Since(f.reload) < zoneReload
-	f.reload = time.Now()
+	wait, refused := time.Since(f.reload) < zoneReload, f.refused
 	f.mu.Unlock()
 	if wait {
-		return fmt.Errorf("zone %s is not loaded yet", zoneName)
+		return cmp.Or(refused, fmt.Errorf("zone %s is not loaded yet", zoneName))
 	}
 	if err := d.call(configObject, "config.addZone2", zoneName, map[string]any{
 		"description": madeByWeft, "target": "ACCEPT", "forward": true,
@@ -142,10 +142,20 @@ func (f *Firewalld) found(d daemon) error {
 		return fmt.Errorf("making policy %s: %w", policyName, err)
 	}
 	f.log.Info("firewalld reloads, for a zone of weft's", "zone", zoneName, "policy", policyName)
-	if err := d.call(mainObject, "reload").Err; err != nil {
-		return fmt.Errorf("reloading: %w", err)
+	f.mu.Lock()
+	f.reload, f.refused = time.Now(), nil
+	f.mu.Unlock()
+	err := d.call(mainObject, "reload").Err
+	if err == nil {
+		return nil
 	}
-	return nil
+	err = fmt.Errorf("reloading: %w", err)
+	if code(err) != "" {
+		f.mu.Lock()
+		f.refused = err
+		f.mu.Unlock()
+	}
+	return err
 }
 
 // policyPriority puts the policy behind what the operator's zones refuse.
@@ -170,6 +180,9 @@ func (d daemon) leave(bridges []string) error {
 // Reset takes every bridge out of weft's zone and removes the zone and the
 // policy from the permanent configuration, if weft made them.
 func (f *Firewalld) Reset(ctx context.Context) error {
+	f.mu.Lock()
+	f.reload, f.refused = time.Time{}, nil
+	f.mu.Unlock()
 	return f.do(ctx, func(d daemon) error {
 		members, err := d.members()
 		if err = allow(err, codeNoZone); err != nil {
@@ -219,26 +232,32 @@ func (f *Firewalld) follow(ctx context.Context, hint func()) error {
 		return err
 	}
 	d := daemon{conn: conn, life: ctx}
+	// Who starts answers nothing until he has loaded his rules.
+	await := func() {
+		_ = d.call(mainObject, "getDefaultZone").Err
+		hint()
+	}
 	// What happened before the subscription was missed.
 	if d.runs() {
-		hint()
+		await()
 	}
 	for s := range signals {
-		started := false
-		switch s.Name {
-		case busName + ".Reloaded":
-		case "org.freedesktop.DBus.NameOwnerChanged":
-			started = len(s.Body) == 3 && s.Body[2] != ""
+		switch {
+		case s.Name == busName+".Reloaded":
+			hint()
+		case !ownerChanged(s):
+		case s.Body[2] != "":
+			await()
 		default:
-			continue
+			hint()
 		}
-		if started {
-			// It answers nothing until it has loaded its rules.
-			_ = d.call(mainObject, "getDefaultZone").Err
-		}
-		hint()
 	}
 	return errors.New("the bus hung up")
+}
+
+// ownerChanged says whether the signal tells that firewalld came or went.
+func ownerChanged(s *dbus.Signal) bool {
+	return s.Name == "org.freedesktop.DBus.NameOwnerChanged" && len(s.Body) == 3 && s.Body[0] == busName
 }
 
 // do works with firewalld, if there is one, and says what comes of it. Only a

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 )
 
@@ -39,7 +41,10 @@ func run(args []string) error {
 		_, err = io.Copy(os.Stdout, resp.Body)
 		return errors.Join(err, resp.Body.Close())
 	case len(args) == 1 && args[0] == "wait":
-		select {}
+		stop := make(chan os.Signal, 1)
+		signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
+		<-stop
+		return nil
 	}
 	return errors.New("use: demo serve ADDRESS | demo get URL | demo wait")
 }

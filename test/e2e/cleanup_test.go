@@ -18,9 +18,9 @@ import (
 // storm is how many containers come and go; stormAtOnce how many at a time.
 const storm, stormAtOnce = 300, 16
 
-// TestCleanup looks at what is left of many containers when all are gone.
+// TestCleanup looks at what is left of many containers when all are gone. It
+// is not parallel to other tests, which look at how long a command takes.
 func TestCleanup(t *testing.T) {
-	t.Parallel()
 	eachEngine(t, func(s *site) {
 		before := s.hostState()
 		s.step("a town", func(s *site) {
@@ -43,23 +43,23 @@ func TestCleanup(t *testing.T) {
 		})
 		s.step("plugin killed in a storm", func(s *site) {
 			s.stormNetworks()
-			kill := s.at(30, func() error { return s.KillPlugin(s.Context()) })
-			failed := s.storm(80, kill)
-			s.Logf("%d containers of 80 failed while the plugin was dead", len(failed))
+			kill := s.at(16, func() error { return s.KillPlugin(s.Context()) })
+			failed := s.storm(48, kill)
+			s.Logf("%d containers of 48 failed while the plugin was dead", len(failed))
 			s.stormOver(before)
 		})
 		if s.engine == lab.DefaultEngine {
 			s.step("engine killed in a storm", func(s *site) {
 				s.stormNetworks()
-				kill := s.at(30, func() error {
+				kill := s.at(16, func() error {
 					if err := s.KillEngine(s.Context()); err != nil {
 						return err
 					}
 					_, err := s.StartEngine(s.Context())
 					return err
 				})
-				failed := s.storm(80, kill)
-				s.Logf("%d containers of 80 failed while the engine was dead", len(failed))
+				failed := s.storm(48, kill)
+				s.Logf("%d containers of 48 failed while the engine was dead", len(failed))
 				// The engine makes its own chains again, in another order.
 				s.endStorm()
 				s.eventually("the host as before", func() error { return same(sorted(before), sorted(s.hostState())) })

@@ -78,7 +78,6 @@ func (s *site) smallerThan(most int, when string) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	s.Logf("%s", s.sh(fmt.Sprintf("grep -E 'Rss|VmHWM' /proc/%d/status", pid)))
 	var rss int
 	for line := range strings.Lines(s.sh(fmt.Sprintf("cat /proc/%d/status", pid))) {
 		_, _ = fmt.Sscanf(line, "VmRSS: %d kB", &rss) // other lines do not match

@@ -1,11 +1,15 @@
 package e2e_test
 
 import (
+	"errors"
+	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/weft-net/weft/internal/admin"
+	"github.com/weft-net/weft/test/lab"
 )
 
 const liveRestore = `{"live-restore": true}`
@@ -61,9 +65,46 @@ func (s *site) pluginKilled(t town) {
 	s.reserved(t)
 	s.quick("network", "rm", "after")
 	s.sameEndpoints(endpoints)
+	s.hasty()
 	s.day()
 	s.unharmed(beats...)
 	stopBeats(beats)
+}
+
+// hasty starts containers while the plugin comes back: what handlers publish
+// must outlive the repairs of the start.
+func (s *site) hasty() {
+	s.Helper()
+	s.must(s.KillPlugin(s.Context()))
+	const most = 6
+	errs := make([]error, most)
+	var wg sync.WaitGroup
+	for i := range most {
+		wg.Go(func() {
+			_, errs[i] = s.Docker(s.Context(), "run", "-d", "--name", fmt.Sprintf("hasty%d", i), "--network", "nat", "-p", fmt.Sprintf("%d:80", 8200+i),
+				lab.Image, "socat", "TCP-LISTEN:80,fork,reuseaddr", "SYSTEM:echo hasty")
+		})
+	}
+	wg.Wait()
+	var names []string
+	for i, err := range errs {
+		names = append(names, fmt.Sprintf("hasty%d", i))
+		if err != nil {
+			s.Error(err)
+		}
+	}
+	st := weftJSON[admin.Status](s, "status")
+	s.eventually("two more reconciliations", func() error {
+		if now := weftJSON[admin.Status](s, "status"); now.Reconcile.Runs >= st.Reconcile.Runs+2 {
+			return nil
+		}
+		s.sh("ip link add touch0 type bridge && ip link del touch0")
+		return errors.New("nothing yet")
+	})
+	for i := range names {
+		s.answers(s.fromOutside(), hostPort(s.IPv4.String(), 8200+i), "hasty")
+	}
+	s.docker(append([]string{"rm", "-f"}, names...)...)
 }
 
 // sameEndpoints compares what weft says of its endpoints with before.

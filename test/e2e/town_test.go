@@ -19,11 +19,7 @@ func (s *site) quick(args ...string) string {
 	s.Helper()
 	begin := time.Now()
 	out := s.docker(args...)
-	took := time.Since(begin)
-	if took > time.Second {
-		s.Logf("docker %s took %v", strings.Join(args, " "), took)
-	}
-	if took > patience {
+	if took := time.Since(begin); took > patience {
 		s.Errorf("docker %s took %v", strings.Join(args, " "), took)
 	}
 	return out

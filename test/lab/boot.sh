@@ -5,7 +5,7 @@
 #   LAB_LOWER   the read-only Debian root below the overlay
 #   LAB_NAME    the host name
 #   LAB_CGROUP  the host's group, relative to every cgroup hierarchy
-#   LAB_BINDS   lines "FILE PATH-IN-HOST": programs put over those of the root
+#   LAB_BINDS   lines "FILE PATH-IN-HOST ro|rw": what is put over the root's own
 set -eu
 cg=/sys/fs/cgroup
 
@@ -35,11 +35,15 @@ for d in docker containerd; do
 	mkdir -p "$root/var/lib/$d"
 	mount --bind "$LAB_DISK/$d" "$root/var/lib/$d"
 done
-while read -r file path; do
+while read -r file path mode; do
 	[ -n "$file" ] || continue
-	[ -e "$root$path" ] || : >"$root$path"
+	if [ -d "$file" ]; then
+		mkdir -p "$root$path"
+	elif ! [ -e "$root$path" ]; then
+		: >"$root$path"
+	fi
 	mount --bind "$file" "$root$path"
-	mount -o remount,bind,ro "$root$path"
+	mount -o "remount,bind,$mode" "$root$path"
 done <<<"$LAB_BINDS"
 
 mount -t tmpfs -o nosuid,mode=755 tmpfs "$root/dev"

@@ -43,13 +43,21 @@ const daemonScript = `
 	setsid "$@" >>/var/log/$name.log 2>&1 </dev/null &
 	echo $! >/run/weft-lab/$name.pid`
 
-// engineBinds lists the binaries that a foreign dockerd brings along, in the
-// form that boot.sh takes.
-func (h *Host) engineBinds() string {
-	if h.cfg.Dockerd == "" {
-		return ""
+// binds lists what boot.sh mounts into the host, in its form: the binaries that
+// a foreign dockerd brings along, and what the test asked for.
+func (h *Host) binds() string {
+	var binds []string
+	for path, file := range h.cfg.Binds {
+		binds = append(binds, file+" "+path+" rw")
 	}
-	binds := []string{h.cfg.Dockerd + " /usr/sbin/dockerd"}
+	return strings.Join(append(binds, h.engineBinds()...), "\n")
+}
+
+func (h *Host) engineBinds() []string {
+	if h.cfg.Dockerd == "" {
+		return nil
+	}
+	binds := []string{h.cfg.Dockerd + " /usr/sbin/dockerd ro"}
 	for name, path := range map[string]string{
 		"docker":                  "/usr/bin/docker",
 		"docker-proxy":            "/usr/sbin/docker-proxy",
@@ -61,10 +69,10 @@ func (h *Host) engineBinds() string {
 	} {
 		file := filepath.Join(filepath.Dir(h.cfg.Dockerd), name)
 		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() {
-			binds = append(binds, file+" "+path)
+			binds = append(binds, file+" "+path+" ro")
 		}
 	}
-	return strings.Join(binds, "\n")
+	return binds
 }
 
 // StartEngine starts containerd if need be, and dockerd, and waits until the

@@ -151,7 +151,7 @@ func (h *Host) start(ctx context.Context) error {
 	defer ready.Close()
 	cmd := exec.Command("bash", script, "join")
 	cmd.Env = append(os.Environ(), "LAB_DISK="+h.disk, "LAB_LOWER="+h.root.Tree(), "LAB_NAME="+h.Name,
-		"LAB_CGROUP="+group, "LAB_BINDS="+h.engineBinds())
+		"LAB_CGROUP="+group, "LAB_BINDS="+h.binds())
 	cmd.Stdout, cmd.Stderr = bootLog, bootLog
 	cmd.ExtraFiles = []*os.File{started}
 	cmd.Dir = "/"

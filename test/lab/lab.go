@@ -54,6 +54,9 @@ type HostConfig struct {
 	MTU int
 	// NoEngine makes a host without containerd and dockerd.
 	NoEngine bool
+	// Binds maps paths in the host to files and directories of the machine that
+	// appear there, writable. A directory in the host that is missing is made.
+	Binds map[string]string
 }
 
 // TB is the part of testing.TB that a lab needs.
