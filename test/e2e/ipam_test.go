@@ -35,7 +35,7 @@ func (s *site) booked(name string, args ...string) {
 func (s *site) pools(network string) []netip.Prefix {
 	s.Helper()
 	var out []netip.Prefix
-	for _, text := range strings.Fields(s.docker("network", "inspect", "-f", "{{range .IPAM.Config}}{{.Subnet}} {{end}}", network)) {
+	for text := range strings.FieldsSeq(s.docker("network", "inspect", "-f", "{{range .IPAM.Config}}{{.Subnet}} {{end}}", network)) {
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
 			s.Fatal(err)

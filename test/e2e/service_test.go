@@ -106,7 +106,7 @@ os.waitpid(pid, 0)
 func (s *site) service() *lab.Process {
 	s.Helper()
 	bounds := "-all"
-	for _, c := range strings.Fields(s.unit()["CapabilityBoundingSet"]) {
+	for c := range strings.FieldsSeq(s.unit()["CapabilityBoundingSet"]) {
 		bounds += ",+" + strings.ToLower(strings.TrimPrefix(c, "CAP_"))
 	}
 	p, err := s.Background("python3", "-c", notifyScript, "setpriv", "--bounding-set="+bounds, "--no-new-privs", "weft", "serve")

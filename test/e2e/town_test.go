@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/weft-net/weft/internal/admin"
 	"github.com/weft-net/weft/test/lab"
 )
 
@@ -178,6 +180,10 @@ func (s *site) newTown() town {
 		s.echo(h.name, args...)
 	}
 	s.open(t)
+	direct := slices.ContainsFunc(weftJSON[[]admin.Endpoint](s, "endpoints"), func(ep admin.Endpoint) bool { return ep.Attach == "direct" })
+	if direct != s.atLeast(28) {
+		s.Errorf("attach=direct is in force: %v", direct)
+	}
 	return t
 }
 
