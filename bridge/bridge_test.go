@@ -497,3 +497,97 @@ func TestPortsTaken(t *testing.T) {
 		t.Errorf("half open: %v\n%s", h.ports.held, h.fw.Dump())
 	}
 }
+
+// routed makes a routed network with one joined endpoint.
+func routed(h *house) {
+	h.Helper()
+	o := map[string]string{"com.docker.network.bridge.gateway_mode_ipv4": "routed"}
+	h.must(h.CreateNetwork(h.Context(), network("a", "10.1.0.0/24", o)))
+	_, err := h.CreateEndpoint(h.Context(), endpoint("b", "a", "10.1.0.2/24"))
+	h.must(err)
+	_, err = h.Join(h.Context(), id("a"), id("b"), "/x", nil)
+	h.must(err)
+}
+
+// TestRoutedPorts are open as they are, and close again.
+func TestRoutedPorts(t *testing.T) {
+	h := newHouse(t)
+	routed(h)
+	open := func(port string) bool { return strings.Contains(h.fw.Dump(), port) }
+	h.must(h.Publish(t.Context(), id("a"), id("b"), []driver.Binding{{Proto: 6, Port: 8123}}))
+	if !open("8123") {
+		t.Errorf("not open:\n%s", h.fw.Dump())
+	}
+	h.must(h.Publish(t.Context(), id("a"), id("b"), []driver.Binding{{Proto: 6, Port: 8124}}))
+	if open("8123") || !open("8124") {
+		t.Errorf("not replaced:\n%s", h.fw.Dump())
+	}
+	h.must(h.Unpublish(t.Context(), id("a"), id("b")))
+	if open("8124") {
+		t.Errorf("not closed:\n%s", h.fw.Dump())
+	}
+}
+
+// TestJoinAfterLeave: the link that Leave has doomed is not taken for the new one.
+func TestJoinAfterLeave(t *testing.T) {
+	h := newHouse(t)
+	h.direct = true
+	h.kernel.AddSandbox("/ns")
+	h.must(h.CreateNetwork(t.Context(), network("a", "10.1.0.0/24", map[string]string{"attach": "direct"})))
+	ep := endpoint("b", "a", "10.1.0.2/24")
+	ep.DriverOpts = map[string]string{"com.docker.network.endpoint.ifname": "lan0"}
+	_, err := h.CreateEndpoint(t.Context(), ep)
+	h.must(err)
+	for range 2 { // twice: the same answer
+		_, err = h.Join(t.Context(), id("a"), id("b"), "/ns", nil)
+		h.must(err)
+	}
+	h.must(h.Leave(t.Context(), id("a"), id("b")))
+	_, err = h.Join(t.Context(), id("a"), id("b"), "/ns", nil)
+	h.must(err)
+	h.settle()
+	if d := h.kernel.Dump(); !strings.Contains(d, "peer=/ns:lan0 [10.1.0.2/24]") {
+		t.Errorf("the interface is gone:\n%s", d)
+	}
+}
+
+// TestForgottenFlows name the container: the port alone is also that of
+// unrelated connections.
+func TestForgottenFlows(t *testing.T) {
+	h := newHouse(t)
+	h.must(h.CreateNetwork(t.Context(), network("a", "10.1.0.0/24", map[string]string{"publish": "native"})))
+	_, err := h.CreateEndpoint(t.Context(), endpoint("b", "a", "10.1.0.2/24"))
+	h.must(err)
+	_, err = h.Join(t.Context(), id("a"), id("b"), "/x", nil)
+	h.must(err)
+	h.must(h.Publish(t.Context(), id("a"), id("b"), []driver.Binding{{Proto: 17, Port: 53, HostPort: 53}, {Proto: 6, Port: 443, HostPort: 443}}))
+	h.must(h.Unpublish(t.Context(), id("a"), id("b")))
+	h.settle()
+	flows := h.kernel.Forgotten()
+	if len(flows) == 0 {
+		t.Fatal("nothing was forgotten")
+	}
+	for _, f := range flows {
+		if !f.Reply.IsValid() {
+			t.Errorf("%+v matches strangers", f)
+		}
+	}
+}
+
+// TestForeignBridge: a name that looks like ours makes no bridge ours.
+func TestForeignBridge(t *testing.T) {
+	h := newHouse(t)
+	h.kernel.AddDevice(kernel.Link{Name: "wf-lan", Kind: "bridge", Up: true}, netip.MustParsePrefix("10.7.0.1/24"))
+	before := h.kernel.Dump()
+	if _, err := h.Reconcile(t.Context(), driver.Full); err != nil {
+		t.Fatal(err)
+	}
+	h.must(h.CreateNetwork(t.Context(), network("a", "10.7.0.0/24", map[string]string{"com.docker.network.bridge.name": "wf-lan", "publish": "native"})))
+	h.must(h.DeleteNetwork(t.Context(), id("a")))
+	if got := h.kernel.Dump(); strings.Contains(got, "wf-lan") != strings.Contains(before, "wf-lan") {
+		t.Errorf("the bridge is gone:\n%s", got)
+	}
+	if v, err := h.kernel.Sysctl("net/ipv4/conf/wf-lan/route_localnet"); err != nil || v != "0" {
+		t.Errorf("route_localnet stays %s, %v", v, err)
+	}
+}

@@ -68,15 +68,30 @@ func (k *Kind) Join(_ context.Context, n driver.Network, ep driver.Endpoint) (dr
 		settings = append([]kernel.Sysctl{{Key: "net.ipv6.conf.IFNAME.disable_ipv6", Value: "1"}}, settings...)
 	}
 	v.Peer = ep.DriverOpts[optIfname]
-	_, err = k.cfg.Kernel.Attach(kernel.Attachment{Veth: v, Sandbox: ep.Sandbox, Prefix: directPrefix, Addrs: ep.Addrs(), Sysctls: settings})
-	if errors.Is(err, kernel.ErrExists) && v.Peer == "" {
-		// A Join that was answered before: what is there is this endpoint's.
-		_, lookup := k.cfg.Kernel.LinkByName(ep.HostLink)
-		if lookup == nil {
-			err = nil
-		}
-	}
+	err = k.attachDirect(kernel.Attachment{Veth: v, Sandbox: ep.Sandbox, Prefix: directPrefix, Addrs: ep.Addrs(), Sysctls: settings})
 	return ep, answer, err
+}
+
+// attachDirect makes the link in the sandbox. A link of a Join that was
+// answered before is this endpoint's and stays; one that a Leave has doomed is
+// deleted at once, because its name is needed again.
+func (k *Kind) attachDirect(a kernel.Attachment) error {
+	_, err := k.cfg.Kernel.Attach(a)
+	if !errors.Is(err, kernel.ErrExists) {
+		return err
+	}
+	l, lookup := k.cfg.Kernel.LinkByName(a.Host)
+	if lookup != nil {
+		return err // the name is taken inside the sandbox
+	}
+	if l.Group != kernel.DoomedGroup {
+		return nil
+	}
+	if err := k.cfg.Kernel.DeleteLink(a.Host); err != nil {
+		return err
+	}
+	_, err = k.cfg.Kernel.Attach(a)
+	return err
 }
 
 // attach decides who puts the link into the sandbox.

@@ -25,6 +25,7 @@ type Kernel interface {
 	Links() ([]kernel.Link, error)
 	Addresses() ([]kernel.Address, error)
 	Routes() ([]kernel.Route, error)
+	Sysctl(key string) (string, error)
 	EnsureSysctl(s kernel.Sysctl) (changed bool, err error)
 }
 

@@ -56,6 +56,8 @@ func (k *Kind) planDevice(n driver.Network, s Settings, others []driver.Network)
 		return n, nil // left by a crash; nobody was promised it
 	}
 	n.Adopted = true
+	have, err := k.cfg.Kernel.Sysctl(routeLocalnet(n.Device))
+	n.AddedLocalnet = err == nil && have == "0" && localnet(n, s)
 	addrs, err := k.cfg.Kernel.Addresses()
 	if err != nil {
 		return n, err
@@ -67,6 +69,14 @@ func (k *Kind) planDevice(n driver.Network, s Settings, others []driver.Network)
 	}
 	return n, nil
 }
+
+// localnet says whether the host reaches published ports at 127.0.0.1 through
+// this bridge.
+func localnet(n driver.Network, s Settings) bool {
+	return s.Publish == publishNative && len(n.IPv4) > 0
+}
+
+func routeLocalnet(device string) string { return "net/ipv4/conf/" + device + "/route_localnet" }
 
 func overlapNetworks(n driver.Network, others []driver.Network) error {
 	for _, o := range others {
@@ -105,7 +115,8 @@ func (k *Kind) overlapRoutes(n driver.Network) error {
 		names[l.Index] = l.Name
 	}
 	for _, r := range routes {
-		if r.Dst.Bits() <= 0 || names[r.Link] == n.Device || r.Dst.Addr().IsLinkLocalUnicast() || r.Dst.Addr().IsMulticast() {
+		// Halves of the default route are a default route (VPNs make them).
+		if r.Dst.Bits() <= 1 || names[r.Link] == n.Device || r.Dst.Addr().IsLinkLocalUnicast() || r.Dst.Addr().IsMulticast() {
 			continue
 		}
 		for _, s := range n.Subnets() {
@@ -145,7 +156,7 @@ func (k *Kind) EnsureNetwork(ctx context.Context, n driver.Network) error {
 	}
 	b := kernel.Bridge{
 		Name: n.Device, Alias: "weft network " + n.ID, MTU: s.MTU, Addrs: bridgeAddrs(n, s), IPv6: len(n.IPv6) > 0,
-		RouteLocalnet: s.Publish == publishNative && len(n.IPv4) > 0, Adopt: n.Adopted, MAC: driver.MAC(k.cfg.Seed+n.ID, netip.Addr{}),
+		RouteLocalnet: localnet(n, s), Adopt: n.Adopted, MAC: driver.MAC(k.cfg.Seed+n.ID, netip.Addr{}),
 	}
 	if len(n.IPv4) > 0 && n.IPv4[0].Gateway.IsValid() {
 		b.MAC = driver.MAC(k.cfg.Seed, n.IPv4[0].Gateway)
@@ -167,7 +178,8 @@ func (k *Kind) enableForwarding(v4, v6 bool) error {
 			return err
 		}
 	}
-	if !v6 {
+	const forwarding = "net.ipv6.conf.all.forwarding"
+	if have, err := k.cfg.Kernel.Sysctl(forwarding); !v6 || err == nil && have == "1" {
 		return nil
 	}
 	links, err := k.cfg.Kernel.Links()
@@ -175,16 +187,21 @@ func (k *Kind) enableForwarding(v4, v6 bool) error {
 		return err
 	}
 	for _, l := range links {
-		if l.Loopback || l.Master != 0 || driver.Ours(l) || l.Kind == "bridge" && driver.DockerBridge(l) {
+		if l.Loopback || l.Master != 0 || driver.Ours(l) || driver.DockerBridge(l) {
 			continue
 		}
-		// A device that went away meanwhile, or one without IPv6, is fine.
-		_, err := k.cfg.Kernel.EnsureSysctl(kernel.Sysctl{Key: "net/ipv6/conf/" + l.Name + "/accept_ra", Value: "2"})
+		// 0 is somebody's decision; a device that went away meanwhile, or one
+		// without IPv6, has no value.
+		key := "net/ipv6/conf/" + l.Name + "/accept_ra"
+		if have, err := k.cfg.Kernel.Sysctl(key); err != nil || have != "1" {
+			continue
+		}
+		_, err := k.cfg.Kernel.EnsureSysctl(kernel.Sysctl{Key: key, Value: "2"})
 		if err != nil && !errors.Is(err, kernel.ErrNotFound) {
 			return err
 		}
 	}
-	return k.turnOn(kernel.Sysctl{Key: "net.ipv6.conf.all.forwarding", Value: "1"})
+	return k.turnOn(kernel.Sysctl{Key: forwarding, Value: "1"})
 }
 
 func (k *Kind) turnOn(s kernel.Sysctl) error {
@@ -197,13 +214,19 @@ func (k *Kind) turnOn(s kernel.Sysctl) error {
 
 // RemoveNetwork takes bridge and rules away; an adopted bridge keeps what it had.
 func (k *Kind) RemoveNetwork(ctx context.Context, n driver.Network) error {
-	var link error
-	if n.Adopted {
-		link = k.cfg.Kernel.RemoveAddrs(n.Device, n.AddedAddrs)
-	} else {
-		link = k.cfg.Kernel.DeleteLink(n.Device)
+	var errs []error
+	if n.AddedLocalnet { // before the rule goes that keeps 127.0.0.0/8 closed
+		_, err := k.cfg.Kernel.EnsureSysctl(kernel.Sysctl{Key: routeLocalnet(n.Device), Value: "0"})
+		if !errors.Is(err, kernel.ErrNotFound) {
+			errs = append(errs, err)
+		}
 	}
-	return errors.Join(link, k.cfg.Firewall.RemoveNetwork(ctx, n.ID))
+	if n.Adopted {
+		errs = append(errs, k.cfg.Kernel.RemoveAddrs(n.Device, n.AddedAddrs))
+	} else {
+		errs = append(errs, k.cfg.Kernel.DeleteLink(n.Device))
+	}
+	return errors.Join(errors.Join(errs...), k.cfg.Firewall.RemoveNetwork(ctx, n.ID))
 }
 
 // Facts tells the firewall of a network and its published ports.

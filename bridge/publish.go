@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/weft-net/weft/driver"
 	"github.com/weft-net/weft/internal/firewall"
@@ -18,7 +19,7 @@ const protoUDP = 17
 // publish=docker the engine does it, and nothing is to do here.
 func (k *Kind) Publish(ctx context.Context, n driver.Network, ep driver.Endpoint, bindings []driver.Binding) (driver.Endpoint, error) {
 	s := parse(n.Options)
-	if len(ep.Ports) > 0 {
+	if len(ep.Ports)+len(ep.Bindings) > 0 {
 		if err := k.Unpublish(ctx, n, ep); err != nil {
 			return ep, err
 		}
@@ -41,8 +42,7 @@ func (k *Kind) Publish(ctx context.Context, n driver.Network, ep driver.Endpoint
 	if err := k.cfg.Firewall.AddPorts(ctx, ports, open); err != nil {
 		return ep, err
 	}
-	k.cfg.Later.Forget(flows(ep, func(p driver.Port) bool { return p.Proto == protoUDP })...)
-	return ep, nil
+	return ep, k.forgetStale(ep)
 }
 
 // reserve takes the host's ports of one binding. A routed family has none: its
@@ -118,22 +118,51 @@ func firewallPorts(n driver.Network, s Settings, ep driver.Endpoint) (ports []fi
 	return ports, open
 }
 
-// flows are the conntrack entries of an endpoint's ports.
-func flows(ep driver.Endpoint, pick func(driver.Port) bool) []kernel.Flow {
+// flows are the conntrack entries of an endpoint's ports: those that the
+// container answers.
+func flows(ep driver.Endpoint) []kernel.Flow {
 	var out []kernel.Flow
 	for _, p := range ep.Ports {
-		if pick(p) {
-			out = append(out, kernel.Flow{Proto: p.Proto, Dst: p.Host})
+		if p.Host.Addr().Is4() == p.Container.Addr().Is4() {
+			out = append(out, kernel.Flow{Proto: p.Proto, Dst: p.Host, Reply: p.Container.Addr()})
 		}
 	}
 	return out
+}
+
+// forgetStale drops what conntrack remembers of UDP clients that asked before
+// the port was open: their packets would go on to the host itself. It names the
+// host's addresses one by one, because a port alone is also that of unrelated
+// connections through this host.
+func (k *Kind) forgetStale(ep driver.Endpoint) error {
+	isUDP := func(p driver.Port) bool { return p.Proto == protoUDP }
+	if !slices.ContainsFunc(ep.Ports, isUDP) {
+		return nil
+	}
+	addrs, err := k.cfg.Kernel.Addresses()
+	if err != nil {
+		return err
+	}
+	for _, p := range ep.Ports {
+		if !isUDP(p) {
+			continue
+		}
+		for _, a := range addrs {
+			local := a.Prefix.Addr()
+			if local.Is4() == p.Host.Addr().Is4() && (local == p.Host.Addr() || p.Host.Addr().IsUnspecified()) {
+				at := netip.AddrPortFrom(local, p.Host.Port())
+				k.cfg.Later.Forget(kernel.Flow{Proto: p.Proto, Dst: at, Reply: local})
+			}
+		}
+	}
+	return nil
 }
 
 // Unpublish closes the endpoint's ports; without any it is success.
 func (k *Kind) Unpublish(ctx context.Context, _ driver.Network, ep driver.Endpoint) error {
 	err := k.cfg.Firewall.RemovePorts(ctx, ep.ID)
 	k.cfg.Ports.Release(ep.ID)
-	k.cfg.Later.Forget(flows(ep, func(driver.Port) bool { return true })...)
+	k.cfg.Later.Forget(flows(ep)...)
 	if err != nil {
 		return fmt.Errorf("close ports of endpoint %.12s: %w", ep.ID, err)
 	}

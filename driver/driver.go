@@ -29,6 +29,7 @@ type Kernel interface {
 	Detach(name string) error
 	DeleteDoomed() error
 	DeleteLink(name string) error
+	SandboxExists(path string) bool
 }
 
 // Firewall is what reconcile asks of the firewall.
@@ -114,6 +115,26 @@ func New(cfg Config) (*Driver, error) {
 // no link; [Driver.Reconcile] does. A damaged journal is an error: guessing would
 // break promises. Ports that could not be reserved again are only logged.
 func (d *Driver) Restore(ctx context.Context) error {
+	if err := d.Load(); err != nil {
+		return err
+	}
+	for _, ep := range d.Endpoints("") {
+		n, kind, err := d.network(ep.Network)
+		if err == nil {
+			err = kind.Restore(ctx, n, ep)
+		}
+		if err != nil {
+			d.log.Error("restore endpoint", "endpoint", short(ep.ID), "err", err)
+		}
+	}
+	if _, err := d.cfg.Firewall.Repair(ctx, d.FirewallFacts()); err != nil {
+		d.log.Error("restore firewall; reconcile tries again", "err", err)
+	}
+	return nil
+}
+
+// Load reads the journal's records and does nothing else.
+func (d *Driver) Load() error {
 	networks, err := journal.Load[Network](d.cfg.Journal, bucketNetworks)
 	if err != nil {
 		return err
@@ -125,18 +146,6 @@ func (d *Driver) Restore(ctx context.Context) error {
 	d.mu.Lock()
 	d.networks, d.endpoints = networks, endpoints
 	d.mu.Unlock()
-	for _, ep := range endpoints {
-		n, kind, err := d.network(ep.Network)
-		if err == nil {
-			err = kind.Restore(ctx, n, ep)
-		}
-		if err != nil {
-			d.log.Error("restore endpoint", "endpoint", short(ep.ID), "err", err)
-		}
-	}
-	if _, err := d.cfg.Firewall.Repair(ctx, d.FirewallFacts()); err != nil {
-		return fmt.Errorf("restore firewall: %w", err)
-	}
 	return nil
 }
 
@@ -220,6 +229,11 @@ func (d *Driver) saveEndpoint(ctx context.Context, ep Endpoint) error {
 	d.mu.Unlock()
 	return nil
 }
+
+// networkKey and endpointKey keep the names of locks apart, whatever ids come.
+func networkKey(id string) string { return "network/" + id }
+
+func endpointKey(id string) string { return "endpoint/" + id }
 
 // keyed is a lock per name. The zero value is ready.
 type keyed struct {

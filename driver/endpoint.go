@@ -12,8 +12,8 @@ import (
 // CreateEndpoint records an endpoint and returns it with its MAC address and
 // names. It makes no link: the sandbox may not be there yet.
 func (d *Driver) CreateEndpoint(ctx context.Context, ep Endpoint) (Endpoint, error) {
-	defer d.locks.RLock(ep.Network)()
-	defer d.locks.Lock(ep.ID)()
+	defer d.locks.RLock(networkKey(ep.Network))()
+	defer d.locks.Lock(endpointKey(ep.ID))()
 	n, kind, err := d.network(ep.Network)
 	if err != nil {
 		return ep, err
@@ -94,8 +94,8 @@ func checkAddresses(n Network, ep Endpoint) error {
 // DeleteEndpoint takes an endpoint away, ports and link included. An unknown
 // one is success.
 func (d *Driver) DeleteEndpoint(ctx context.Context, network, id string) error {
-	defer d.locks.RLock(network)()
-	defer d.locks.Lock(id)()
+	defer d.locks.RLock(networkKey(network))()
+	defer d.locks.Lock(endpointKey(id))()
 	ep, err := d.endpoint(network, id)
 	if err != nil {
 		return nil // deleted before, or never made

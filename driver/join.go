@@ -10,8 +10,8 @@ import (
 // Join makes the endpoint's link for a sandbox. A second Join without a Leave
 // gives the same answer (the engine does that for --link).
 func (d *Driver) Join(ctx context.Context, network, id, sandbox string, wanted []Binding) (_ JoinAnswer, retErr error) {
-	defer d.locks.RLock(network)()
-	defer d.locks.Lock(id)()
+	defer d.locks.RLock(networkKey(network))()
+	defer d.locks.Lock(endpointKey(id))()
 	n, kind, err := d.network(network)
 	if err != nil {
 		return JoinAnswer{}, err
@@ -35,8 +35,8 @@ func (d *Driver) Join(ctx context.Context, network, id, sandbox string, wanted [
 // Leave takes the endpoint out of its sandbox and closes its ports. Unknown
 // endpoints and endpoints that left before are success.
 func (d *Driver) Leave(ctx context.Context, network, id string) error {
-	defer d.locks.RLock(network)()
-	defer d.locks.Lock(id)()
+	defer d.locks.RLock(networkKey(network))()
+	defer d.locks.Lock(endpointKey(id))()
 	ep, err := d.endpoint(network, id)
 	if err != nil {
 		return nil
@@ -58,8 +58,8 @@ func (d *Driver) Leave(ctx context.Context, network, id string) error {
 // Publish makes exactly these ports answer for the endpoint. On failure the
 // ports that it had are closed too, and nothing is half open.
 func (d *Driver) Publish(ctx context.Context, network, id string, bindings []Binding) error {
-	defer d.locks.RLock(network)()
-	defer d.locks.Lock(id)()
+	defer d.locks.RLock(networkKey(network))()
+	defer d.locks.Lock(endpointKey(id))()
 	n, kind, err := d.network(network)
 	if err != nil {
 		return err
@@ -68,10 +68,7 @@ func (d *Driver) Publish(ctx context.Context, network, id string, bindings []Bin
 	if err != nil {
 		return err
 	}
-	if len(ep.Ports) > 0 && slices.Equal(ep.Bindings, bindings) {
-		return nil
-	}
-	if len(bindings) == 0 && len(ep.Ports) == 0 {
+	if slices.Equal(ep.Bindings, bindings) {
 		return nil
 	}
 	published, err := kind.Publish(ctx, n, ep, bindings)
@@ -89,10 +86,10 @@ func (d *Driver) Publish(ctx context.Context, network, id string, bindings []Bin
 
 // Unpublish closes the endpoint's ports. Unknown endpoints are success.
 func (d *Driver) Unpublish(ctx context.Context, network, id string) error {
-	defer d.locks.RLock(network)()
-	defer d.locks.Lock(id)()
+	defer d.locks.RLock(networkKey(network))()
+	defer d.locks.Lock(endpointKey(id))()
 	ep, err := d.endpoint(network, id)
-	if err != nil || len(ep.Ports) == 0 {
+	if err != nil || len(ep.Ports)+len(ep.Bindings) == 0 {
 		return nil
 	}
 	n, kind, err := d.network(network)

@@ -65,6 +65,8 @@ type Network struct {
 	Adopted bool `json:"adopted,omitempty"`
 	// AddedAddrs are the addresses that weft put on an adopted device.
 	AddedAddrs []netip.Prefix `json:"addedAddrs,omitempty"`
+	// AddedLocalnet says that weft let an adopted device route 127.0.0.0/8.
+	AddedLocalnet bool `json:"addedLocalnet,omitempty"`
 	// Created is when the engine asked for it.
 	Created time.Time `json:"created"`
 }

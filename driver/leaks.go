@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -55,12 +56,14 @@ func (d *Driver) CollectLeaks(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ask the engine what it holds: %w", err)
 	}
+	var errs []error
 	for _, ep := range d.Endpoints("") {
 		if !d.leaks.note(ep.ID, held.Endpoints[ep.ID], ep.Created, held.At) {
 			continue
 		}
 		if err := d.DeleteEndpoint(ctx, ep.Network, ep.ID); err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		d.collected("endpoint", ep.ID)
 	}
@@ -69,11 +72,12 @@ func (d *Driver) CollectLeaks(ctx context.Context) error {
 			continue
 		}
 		if err := d.DeleteNetwork(ctx, n.ID); err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		d.collected("network", n.ID)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (d *Driver) collected(what, id string) {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/weft-net/weft/internal/journal"
 )
@@ -15,12 +16,16 @@ import (
 // another, so that two overlapping subnets cannot pass the check together.
 const creation = "creation"
 
+// settlingTime is how long an endpoint may be without its sandbox: engines
+// before 28 make it after Join.
+const settlingTime = 30 * time.Second
+
 // CreateNetwork checks and makes a network. The same call for a network that
 // exists succeeds (an engine repeats it for Swarm networks); with other
 // settings it is ErrExists. When it fails nothing is left behind.
 func (d *Driver) CreateNetwork(ctx context.Context, n Network) (retErr error) {
 	defer d.locks.Lock(creation)()
-	defer d.locks.Lock(n.ID)()
+	defer d.locks.Lock(networkKey(n.ID))()
 	kind, err := d.checkNetwork(&n)
 	if err != nil {
 		return err
@@ -98,6 +103,16 @@ func (d *Driver) recreate(ctx context.Context, kind Kind, have, want Network) er
 		return WithHint(fmt.Errorf("network %s %w with other settings", short(have.ID), ErrExists),
 			"remove it with `docker network rm` first")
 	}
+	// Swarm networks come again after a crash of the engine, and their old
+	// endpoints are never deleted.
+	for _, ep := range d.joined(have.ID) {
+		if d.cfg.Kernel.SandboxExists(ep.Sandbox) || d.now().Sub(ep.Created) < settlingTime {
+			continue
+		}
+		if err := d.removeEndpoint(ctx, kind, have, ep); err != nil {
+			return err
+		}
+	}
 	return kind.EnsureNetwork(ctx, have)
 }
 
@@ -105,7 +120,7 @@ func (d *Driver) recreate(ctx context.Context, kind Kind, have, want Network) er
 // be told no, so errors are collected and what could not be removed is left to
 // reconcile; an unknown network is success.
 func (d *Driver) DeleteNetwork(ctx context.Context, id string) error {
-	defer d.locks.Lock(id)()
+	defer d.locks.Lock(networkKey(id))()
 	n, kind, err := d.network(id)
 	if errors.Is(err, ErrNetworkUnknown) {
 		return nil

@@ -117,7 +117,7 @@ func (d *Driver) reconcileNetwork(ctx context.Context, actual Actual, id string,
 	if len(problems) == 0 && depth != Full {
 		return nil, nil
 	}
-	defer d.locks.Lock(id)()
+	defer d.locks.Lock(networkKey(id))()
 	if n, kind, err = d.network(id); err != nil {
 		return nil, nil // removed while we waited
 	}
@@ -163,19 +163,9 @@ const (
 	PrefixPeer   = "wp-" // their peers, before the engine moves them
 )
 
-// Ours says whether a link is one that weft made: by its group, which survives
-// a rename, or by its name.
-func Ours(l kernel.Link) bool {
-	if l.Group == kernel.Group || l.Group == kernel.DoomedGroup {
-		return true
-	}
-	for _, p := range []string{PrefixBridge, PrefixHost, PrefixPeer} {
-		if strings.HasPrefix(l.Name, p) && (l.Kind == "veth" || l.Kind == "bridge") {
-			return true
-		}
-	}
-	return false
-}
+// Ours says whether a link is one that weft made: by its group, which is part
+// of the message that makes it and survives renames and moves.
+func Ours(l kernel.Link) bool { return l.Group == kernel.Group || l.Group == kernel.DoomedGroup }
 
 // strays are the links of weft's that belong to no network and no endpoint. The
 // names are taken after the kernel was read: a link that is being made has its

@@ -14,7 +14,7 @@ if have docker version; then
 	done
 	have docker network inspect weft-demo && try docker network rm weft-demo
 	have docker image inspect weft-demo && try docker rmi weft-demo
-	others=$(docker network ls --filter driver=weft:latest --format '{{.Name}}')
+	others=$(docker network ls -q | xargs -r docker network inspect -f '{{.Driver}} {{.IPAM.Driver}} {{.Name}}' | grep weft:latest | sed 's/.* //')
 	if [ -n "$others" ]; then
 		echo "make down: the plugin stays: other networks use it: $others"
 		rm -f /usr/local/bin/weft
@@ -24,6 +24,9 @@ if have docker version; then
 		have docker plugin disable -f weft:latest
 		try docker plugin rm -f weft:latest
 	fi
+elif have command -v dockerd && [ -d /var/lib/weft ]; then
+	echo "make down: the engine does not answer, so nobody can say whether networks still use weft; start it first" >&2
+	exit 1
 fi
 rm -rf /usr/local/bin/weft /var/lib/weft
 if [ -s $mark/dockerd.pid ]; then

@@ -17,6 +17,7 @@ packages="nftables iptables libnftables1 libnftnl11 libmnl0 libxtables12 libip4t
 cache=${WEFT_CACHE:-/var/cache/weft-build}/$suite-$arch
 debs=$cache/debs
 if ! [ -e "$cache/complete" ]; then
+	rm -rf "$debs" # of an interrupted download
 	mkdir -p "$cache/state/lists/partial" "$cache/archives/partial" "$cache/etc" "$debs"
 	: >"$cache/state/status"
 	keyring=/usr/share/keyrings/debian-archive-keyring.gpg

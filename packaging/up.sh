@@ -32,9 +32,12 @@ if ! engine_answers; then
 		apt-get update -qq
 		packages="docker.io iptables"
 		apt-cache show docker-cli >/dev/null 2>&1 && packages="$packages docker-cli"
+		# down.sh removes only what was not there before.
+		for p in $packages; do
+			[ "$(dpkg-query -W -f='${db:Status-Status}' "$p" 2>/dev/null)" = installed ] || echo "$p" >>$mark/packages
+		done
 		# shellcheck disable=SC2086 # a list of words
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
-		echo "$packages" >$mark/packages
 	fi
 	engine_answers || { say "starting the engine"; start_engine; }
 fi

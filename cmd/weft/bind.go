@@ -26,7 +26,9 @@ func (b bound) CreateNetwork(ctx context.Context, req plugin.CreateNetworkReques
 	for _, data := range slices.Concat(req.IPv4Data, req.IPv6Data) {
 		err := b.ipam.Bind(ctx, req.NetworkID, data.Pool)
 		if err != nil && !errors.Is(err, ipam.ErrUnknownPool) {
-			return err
+			// The engine sends no DeleteNetwork for a creation that failed.
+			undo := b.DeleteNetwork(context.WithoutCancel(ctx), plugin.NetworkRequest{NetworkID: req.NetworkID})
+			return errors.Join(err, undo)
 		}
 	}
 	return nil

@@ -59,7 +59,7 @@ func (h *house) onLink() []netip.Prefix {
 	}
 	var out []netip.Prefix
 	for _, r := range routes {
-		if r.Dst.Bits() > 0 {
+		if r.Dst.Bits() > 1 && !r.Gateway.IsValid() {
 			out = append(out, r.Dst)
 		}
 	}
@@ -102,9 +102,10 @@ func (h *house) collectLeaks(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		_, err := h.ipam.CollectLeaks(ctx, nil)
-		if err := errors.Join(h.driver.CollectLeaks(ctx), err); err != nil && ctx.Err() == nil {
-			h.log.Debug("nothing was collected", "err", err)
+		err := h.driver.CollectLeaks(ctx)
+		_, addrs := h.ipam.CollectLeaks(ctx, nil)
+		if err := errors.Join(err, addrs); err != nil && ctx.Err() == nil {
+			h.log.Info("not all leaks could be looked for", "err", err)
 		}
 	}
 }

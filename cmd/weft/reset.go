@@ -50,10 +50,8 @@ func reset(ctx context.Context, socket, journalPath string) error {
 	if err != nil {
 		return err
 	}
-	if err := h.driver.Restore(ctx); err != nil {
-		return errors.Join(err, h.close())
-	}
-	return errors.Join(h.reset(ctx), h.close())
+	// A journal that cannot be read is one of the reasons to be here.
+	return errors.Join(h.driver.Load(), h.reset(ctx), h.close())
 }
 
 func printReset(w io.Writer, _ map[string]bool) {

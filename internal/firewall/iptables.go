@@ -15,7 +15,7 @@ import (
 const filterName = "filter"
 
 // lockWait is how many seconds to wait for the xtables lock.
-const lockWait = 2
+const lockWait = 1
 
 // An xtables is the filter table of one flavour and family.
 type xtables struct {

@@ -129,13 +129,11 @@ func (n *NFT) AddNetwork(ctx context.Context, network Network) error {
 	if err := n.take(ctx, s); err != nil {
 		return fmt.Errorf("add network %s: %w", network.ID, err)
 	}
-	if n.config.Zones == nil {
+	if n.config.Zones == nil || known { // Mend sees to those that are known
 		return nil
 	}
 	if _, err := n.config.Zones.Join(ctx, network.Bridge); err != nil {
-		if !known {
-			err = errors.Join(err, n.take(ctx, n.ledger.removeNetwork(network.ID)))
-		}
+		err = errors.Join(err, n.take(ctx, n.ledger.removeNetwork(network.ID)))
 		return fmt.Errorf("add network %s: joining the zone: %w", network.ID, err)
 	}
 	return nil

@@ -17,6 +17,12 @@ import (
 // dialTimeout bounds how long a client of the proxy waits for the container.
 const dialTimeout = 5 * time.Second
 
+// acceptPause keeps a listener that cannot accept from spinning.
+const acceptPause = 100 * time.Millisecond
+
+// udpSessions bounds the clients of one port at a time; more are not served.
+const udpSessions = 1024
+
 // udpIdle ends a UDP session of the proxy; conntrack's own default for a
 // stream that was answered is 120 s.
 const udpIdle = 90 * time.Second
@@ -28,13 +34,10 @@ func proxyTCP(l net.Listener, target netip.AddrPort, log *slog.Logger) {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil {
+		if err != nil { // no descriptors are left, for instance
 			log.Warn("proxy: accept", "listen", l.Addr().String(), "err", err)
-			var ne net.Error
-			if errors.As(err, &ne) && ne.Timeout() {
-				continue
-			}
-			return
+			<-time.After(acceptPause)
+			continue
 		}
 		go relay(client.(*net.TCPConn), target, log)
 	}
@@ -95,6 +98,10 @@ func proxyUDP(conn *net.UDPConn, target netip.AddrPort, log *slog.Logger) {
 		}
 		mu.Lock()
 		s := sessions[client]
+		if s == nil && len(sessions) >= udpSessions {
+			mu.Unlock()
+			continue
+		}
 		if s == nil {
 			if s, err = newSession(target, oob[:oobn]); err == nil {
 				sessions[client] = s

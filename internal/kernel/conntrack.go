@@ -58,7 +58,7 @@ func (f Flow) MatchConntrackFlow(e *netlink.ConntrackFlow) bool {
 	if a := f.Dst.Addr(); a.IsValid() && !a.IsUnspecified() && !same(a, e.Forward.DstIP) {
 		return false
 	}
-	if f.Reply.IsValid() && !same(f.Reply, e.Reverse.SrcIP) && !same(f.Reply, e.Forward.SrcIP) {
+	if f.Reply.IsValid() && !same(f.Reply, e.Reverse.SrcIP) {
 		return false
 	}
 	return true

@@ -115,6 +115,9 @@ func (f *Fake) EnsureBridge(b Bridge) (made bool, err error) {
 			l.addrs = append(l.addrs, a)
 		}
 	}
+	if b.RouteLocalnet {
+		f.sysctls["net/ipv4/conf/"+b.Name+"/route_localnet"] = "1"
+	}
 	l.Up = true
 	return made, nil
 }
@@ -300,6 +303,16 @@ func (f *Fake) Routes() ([]Route, error) {
 		}
 	}
 	return out, nil
+}
+
+// Sysctl is as [Host.Sysctl]; what was never set is "0".
+func (f *Fake) Sysctl(key string) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if v, ok := f.sysctls[key]; ok {
+		return v, nil
+	}
+	return "0", nil
 }
 
 // EnsureSysctl is as [Host.EnsureSysctl].

@@ -57,7 +57,7 @@ func (h *Host) EnsureBridge(b Bridge) (made bool, err error) {
 		return made, err
 	}
 	if b.RouteLocalnet {
-		if _, err := h.proc.ensure(Sysctl{"net.ipv4.conf." + b.Name + ".route_localnet", "1"}); err != nil {
+		if _, err := h.proc.ensure(Sysctl{"net/ipv4/conf/" + b.Name + "/route_localnet", "1"}); err != nil {
 			return made, err
 		}
 	}

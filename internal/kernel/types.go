@@ -114,8 +114,9 @@ type Address struct {
 	Prefix netip.Prefix
 }
 
-// Flow selects conntrack entries by their original destination or by an
-// address that takes part.
+// Flow selects conntrack entries by their original destination and by who
+// answers. Name both or a single destination address: a port alone is also that
+// of unrelated connections through this host.
 type Flow struct {
 	// Proto is the IP protocol number (6, 17, 132); 0 matches every one.
 	Proto uint8

@@ -20,28 +20,22 @@ func TestRestart(t *testing.T) {
 	t.Parallel()
 	eachEngine(t, func(s *site) {
 		s.ownBridge()
-		town := s.newTown()
-		s.step("plugin killed", func(s *site) { s.pluginKilled(town) })
-		s.step("plugin disabled and enabled", func(s *site) { s.pluginDisabled(town) })
-		s.step("engine killed", func(s *site) {
-			s.must(s.KillEngine(s.Context()))
-			took, err := s.StartEngine(s.Context())
-			s.inTime("start after a kill", took, err)
-			s.getUp(town)
-			s.open(town)
-			s.reserved(town)
-			s.day()
-		})
-		s.step("engine restarted", func(s *site) {
-			s.must(s.SetDaemonJSON(s.Context(), liveRestore))
-			took, err := s.RestartEngine(s.Context())
-			s.inTime("restart", took, err)
-			s.getUp(town)
-			s.open(town)
-			s.reserved(town)
-		})
-		s.step("live-restore", func(s *site) { s.liveRestored(town) })
-		s.step("power cut", func(s *site) { s.powerCut(town) })
+		all := s.newTown()
+		for _, story := range []struct {
+			name string
+			tell func(*site, town)
+		}{
+			{"plugin killed", (*site).pluginKilled},
+			{"plugin disabled and enabled", (*site).pluginDisabled},
+			{"engine killed", (*site).engineKilled},
+			{"engine restarted", (*site).engineRestarted},
+			{"live-restore", (*site).liveRestored},
+			{"power cut", (*site).powerCut},
+		} {
+			if s.step(story.name, func(s *site) { story.tell(s, all) }); s.Failed() {
+				return // what follows would only wait for what is broken
+			}
+		}
 	})
 }
 
@@ -138,6 +132,28 @@ func (s *site) pluginDisabled(t town) {
 	stopBeats(beats)
 }
 
+func (s *site) engineKilled(t town) {
+	s.Helper()
+	s.must(s.KillEngine(s.Context()))
+	took, err := s.StartEngine(s.Context())
+	s.inTime("start after a kill", took, err)
+	s.getUp(t)
+	s.open(t)
+	s.reserved(t)
+	s.day()
+}
+
+// engineRestarted turns live-restore on for what follows.
+func (s *site) engineRestarted(t town) {
+	s.Helper()
+	s.must(s.SetDaemonJSON(s.Context(), liveRestore))
+	took, err := s.RestartEngine(s.Context())
+	s.inTime("restart", took, err)
+	s.getUp(t)
+	s.open(t)
+	s.reserved(t)
+}
+
 // liveRestored has an engine that keeps its containers.
 func (s *site) liveRestored(t town) {
 	s.Helper()
@@ -157,7 +173,7 @@ func (s *site) liveRestored(t town) {
 	s.day()
 	s.quick("restart", "bravo")
 	s.quick("restart", "ernst")
-	s.unharmed(beats[0], beats[3], beats[4], beats[7])
+	s.unharmed(beats[0], beats[3], beats[4], beats[7], beats[8])
 	s.open(t)
 	stopBeats(beats)
 }

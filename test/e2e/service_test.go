@@ -33,7 +33,7 @@ func TestService(t *testing.T) {
 		}
 		open(s)
 		s.step("killed", func(s *site) {
-			beats := []*beat{s.beat("outside", s.IPv4.String(), 9001), s.beat("carla", s.ip("alfa", "nat"), 7)}
+			beats := []*beat{s.beat("outside", s.IPv4.String(), 9001), s.beat("carla", s.ip("alfa", "nat"), 7), s.control()}
 			s.alive(beats...)
 			known := s.memory()
 			weft.Stop()
@@ -152,7 +152,7 @@ func TestUnit(t *testing.T) {
 	s := &site{TB: t}
 	unit := s.unit()
 	for key, want := range map[string]string{
-		"Type": "notify", "ExecStart": "/usr/bin/weft serve", "Before": "docker.service", "Restart": "always",
+		"Type": "notify", "ExecStart": "/usr/local/bin/weft serve", "Before": "docker.service", "Restart": "always",
 		"StateDirectory": "weft", "WantedBy": "multi-user.target",
 	} {
 		if unit[key] != want {
