@@ -151,7 +151,7 @@ func (s *site) control() *beat {
 func (s *site) unharmed(beats ...*beat) {
 	s.Helper()
 	s.alive(beats...)
-	most := 1500
+	most := 5000
 	for _, b := range beats {
 		if _, worst := b.last(); b.control {
 			most += worst
