@@ -35,7 +35,7 @@ func newBus(t *testing.T, host namespace) *bus {
 		<busconfig><type>system</type><listen>` + b.address + `</listen><auth>EXTERNAL</auth><policy context="default">
 		<allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/><allow user="*"/></policy></busconfig>`
 	if err := errors.Join(os.WriteFile(dir+"/bus.conf", []byte(config), 0o644), os.CopyFS(b.etc, os.DirFS("/etc/firewalld"))); err != nil {
-		t.Skip("needs firewalld: ", err)
+		t.Fatal("needs firewalld (make test installs it): ", err)
 	}
 	b.run(t, "dbus-daemon", "--nofork", "--nopidfile", "--config-file="+dir+"/bus.conf")
 	b.wait(t, "the bus", func() bool { _, err := os.Stat(dir + "/bus"); return err == nil })
@@ -46,7 +46,7 @@ func newBus(t *testing.T, host namespace) *bus {
 func (b *bus) run(t *testing.T, program string, args ...string) *exec.Cmd {
 	t.Helper()
 	if _, err := exec.LookPath(program); err != nil {
-		t.Skip("needs firewalld and dbus-daemon: ", err)
+		t.Fatal("needs firewalld and dbus-daemon (make test installs them): ", err)
 	}
 	cmd := exec.Command(program, args...)
 	cmd.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+b.address)

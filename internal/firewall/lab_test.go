@@ -22,7 +22,7 @@ import (
 func requireRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: it makes network namespaces")
+		t.Fatal("needs root: it makes network namespaces")
 	}
 }
 

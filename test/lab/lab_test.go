@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("test hosts need root")
+		t.Fatal("test hosts need root")
 	}
 }
 
