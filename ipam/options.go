@@ -33,9 +33,7 @@ func parseOptions(options map[string]string, log *slog.Logger) (domain string, e
 			// The Swarm leader's map of options carries its own keys from call to call.
 			log.Debug("ignored an option of the engine", "option", key)
 		default:
-			near := nearest(key, []string{optDomain})
-			return "", refuse(ErrOption, "did you mean "+near+"? the known key is domain (domain=host or domain=NAME)",
-				"unknown key %q", key)
+			return "", refuse(ErrOption, "did you mean domain? it is the only key (domain=host or domain=NAME)", "unknown key %q", key)
 		}
 	}
 	return domain, nil
@@ -53,30 +51,4 @@ func validDomain(s string) bool {
 		}
 	}
 	return true
-}
-
-// nearest returns the one of known that needs the fewest edits to become s.
-func nearest(s string, known []string) string {
-	return slices.MinFunc(known, func(a, b string) int { return edits(s, a) - edits(s, b) })
-}
-
-// edits is the Levenshtein distance of two short strings.
-func edits(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
