@@ -27,8 +27,12 @@ func (k *Kind) PlanEndpoint(n driver.Network, ep driver.Endpoint) (driver.Endpoi
 			ep.MAC = driver.MAC(k.cfg.Seed+ep.ID, netip.Addr{}).String()
 		}
 	}
-	if _, err := net.ParseMAC(ep.MAC); err != nil {
+	mac, err := net.ParseMAC(ep.MAC)
+	if err != nil {
 		return ep, fmt.Errorf("%w: MAC address %q: %w", driver.ErrOption, ep.MAC, err)
+	}
+	if len(mac) != 6 || mac[0]&1 != 0 {
+		return ep, fmt.Errorf("%w: MAC address %q: it is not the address of one Ethernet interface (the first byte must be even)", driver.ErrOption, ep.MAC)
 	}
 	if _, err := sysctls(ep); err != nil {
 		return ep, err
@@ -56,6 +60,10 @@ func (k *Kind) Join(_ context.Context, n driver.Network, ep driver.Endpoint) (dr
 	}
 	v := kernel.Veth{Host: ep.HostLink, Peer: ep.PeerLink, Bridge: n.Device, MTU: s.MTU, MAC: mac, Isolated: !s.ICC}
 	ep.Attach, ep.AttachWhy = k.attach(s, ep, byEngine)
+	if name := ep.DriverOpts[optIfname]; name != "" && ep.Attach == driver.AttachDocker {
+		return ep, answer, driver.WithHint(fmt.Errorf("%w: %s=%q: attach=direct is not used here: %s", driver.ErrOption, optIfname, name, ep.AttachWhy),
+			"leave the name out")
+	}
 	if ep.Attach == driver.AttachDocker {
 		answer.SrcName, answer.DstPrefix = ep.PeerLink, s.Prefix
 		return ep, answer, k.cfg.Kernel.AddVeth(v)

@@ -40,6 +40,10 @@ func (k *Kind) planDevice(n driver.Network, s Settings, others []driver.Network)
 				"choose another name with -o %s", optName)
 		}
 	}
+	if driver.DockerBridge(kernel.Link{Name: n.Device, Kind: "bridge"}) {
+		return n, driver.WithHint(fmt.Errorf("%w: %s is a name of the engine's own bridges", driver.ErrConflict, n.Device),
+			"choose another name with -o %s", optName)
+	}
 	links, err := k.cfg.Kernel.Links()
 	if err != nil {
 		return n, err
@@ -48,7 +52,7 @@ func (k *Kind) planDevice(n driver.Network, s Settings, others []driver.Network)
 	if i < 0 {
 		return n, nil
 	}
-	if links[i].Kind != "bridge" || driver.DockerBridge(links[i]) {
+	if links[i].Kind != "bridge" {
 		return n, driver.WithHint(fmt.Errorf("%w: the device %s exists and is not a bridge that can be adopted", driver.ErrConflict, n.Device),
 			"choose another name with -o %s", optName)
 	}

@@ -86,6 +86,9 @@ func (d *Driver) checkNetwork(n *Network) (Kind, error) {
 }
 
 func checkSubnet(s Subnet) error {
+	if a := s.Pool.Addr(); a.IsLoopback() || a.IsMulticast() {
+		return fmt.Errorf("%w: subnet %s is a range of loopback or multicast addresses", ErrConflict, s.Pool)
+	}
 	for _, a := range []netip.Addr{s.Gateway, s.DefaultRoute} {
 		if a.IsValid() && !s.Pool.Contains(a) {
 			return WithHint(fmt.Errorf("%w: gateway %s is not in the subnet %s", ErrConflict, a, s.Pool),

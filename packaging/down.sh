@@ -16,9 +16,9 @@ if have docker version; then
 	have docker image inspect weft-demo && try docker rmi weft-demo
 	others=$(docker network ls -q | xargs -r docker network inspect -f '{{.Driver}} {{.IPAM.Driver}} {{.Name}}' | grep weft:latest | sed 's/.* //')
 	if [ -n "$others" ]; then
-		echo "make down: the plugin stays: other networks use it: $others"
-		rm -f /usr/local/bin/weft
-		exit $failed
+		echo "make down: the plugin stays, other networks use it: $others" >&2
+		echo "make down: remove them with docker network rm, then say make down again" >&2
+		exit 1
 	fi
 	if have docker plugin inspect weft:latest; then
 		have docker plugin disable -f weft:latest
@@ -41,5 +41,5 @@ if [ -s $mark/packages ]; then
 	DEBIAN_FRONTEND=noninteractive try apt-get remove -y -qq $(cat $mark/packages)
 fi
 rm -rf $mark build/demo
-echo "weft is gone from this machine"
+echo "weft is gone from this machine; images and volumes of the engine stay in /var/lib/docker"
 exit $failed

@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/weft-net/weft/internal/build"
 )
 
 // version is set by the linker at a release: -X main.version=1.2.3.
@@ -29,6 +31,7 @@ func command() *cobra.Command {
 		Use:           "weft",
 		Short:         "Docker networks that every host of a cluster shares",
 		Long:          "weft is a Docker network driver and IPAM driver in one managed plugin.\nThe commands below show and repair what the daemon of this host does.",
+		Version:       build.Read(version).Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}

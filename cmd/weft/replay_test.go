@@ -137,8 +137,14 @@ func TestReplay(t *testing.T) {
 				}
 			}
 			t.Logf("%d requests, %d refused", len(requests), refused)
-			if refused*3 > len(requests) {
-				t.Errorf("%d of %d requests were refused", refused, len(requests))
+			// The pools and the aux address that the recorder wanted replayed after
+			// the engine's restart; Swarm's recordings have no such thing.
+			want := 0
+			if strings.HasPrefix(filepath.Base(file), "local-") {
+				want = 3
+			}
+			if refused != want {
+				t.Errorf("%d of %d requests were refused instead of %d", refused, len(requests), want)
 			}
 		})
 	}

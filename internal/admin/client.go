@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 )
 
@@ -29,6 +30,9 @@ func places() []string {
 // Dial finds a daemon that answers. A socket path, if not empty, is the only
 // one tried.
 func Dial(ctx context.Context, socket string) (*Client, error) {
+	if socket == "" && os.Geteuid() != 0 {
+		return nil, errors.New("weft answers to root only: run it as root")
+	}
 	candidates := []string{socket}
 	if socket == "" {
 		candidates = nil

@@ -30,6 +30,12 @@ func TestCleanup(t *testing.T) {
 			s.clear("pub", "nat", "straight", "own")
 			s.sh("ip link del br-own")
 			s.clean(before)
+			// From the journal, too: not only from the memory.
+			if err := s.KillPlugin(s.Context()); err != nil {
+				s.Fatal(err)
+			}
+			s.comesBack("weft", func() error { _, err := s.Run(s.Context(), "weft", "status"); return err })
+			s.forgotten()
 		})
 		s.step("storm", func(s *site) {
 			s.stormNetworks()
@@ -46,6 +52,9 @@ func TestCleanup(t *testing.T) {
 			kill := s.at(16, func() error { return s.KillPlugin(s.Context()) })
 			failed := s.storm(48, kill)
 			s.Logf("%d containers of 48 failed while the plugin was dead", len(failed))
+			if len(failed) > 24 {
+				s.Errorf("most containers failed, the first: %v", failed[0])
+			}
 			s.stormOver(before)
 		})
 		if s.engine == lab.DefaultEngine {

@@ -44,6 +44,23 @@ func TestCoexist(t *testing.T) {
 	}
 }
 
+// apart6: not every engine guards its own bridges over IPv6.
+func (s *site) apart6() {
+	s.docker("network", "create", "--ipv6", "--subnet", "10.35.0.0/24", "--subnet", "fd35::/64", "user6")
+	s.network("weft6", "-o", "publish=native", "--ipv6", "--subnet", "10.36.0.0/24", "--subnet", "fd36::/64")
+	s.server("b6", "--network", "user6")
+	s.run("b6client", "--network", "user6")
+	s.server("w6", "--network", "weft6")
+	s.run("w6client", "--network", "weft6")
+	theirs, ours := "["+s.ip6("b6", "user6")+"]:80", "["+s.ip6("w6", "weft6")+"]:80"
+	s.answers(s.from("b6client"), theirs, "b6")
+	s.answers(s.from("w6client"), ours, "w6")
+	s.silent(s.from("w6client"), theirs)
+	s.silent(s.from("b6client"), ours)
+	s.docker("rm", "-f", "b6", "b6client", "w6", "w6client")
+	s.docker("network", "rm", "user6", "weft6")
+}
+
 func (s *site) coexist(n neighbourhood) {
 	s.outsideServer(7000)
 	s.network("wdocker", "--subnet", "10.31.0.0/24")
@@ -68,6 +85,7 @@ func (s *site) coexist(n neighbourhood) {
 			s.together(n)
 		})
 	}
+	s.step("the engine's bridges over IPv6", (*site).apart6)
 	s.step("loopback of the host", (*site).hostLoopback)
 	for _, flush := range n.flushes {
 		s.step(flush, func(s *site) { s.flushed(flush) })

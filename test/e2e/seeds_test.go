@@ -213,7 +213,7 @@ func (s *site) seedPorts() {
 
 	s.seed("docker run -d -p 8880:80 --name my_nginx_p --network ports nginx")
 	shows("docker ps", "0.0.0.0:8880->80/tcp")
-	shows("docker ps", ":8880->80/tcp")
+	shows("docker ps | tr -d '[]'", ":::8880->80/tcp")
 	shows("ss -tlnp | grep 8880", "docker-proxy")
 	s.answers(s.fromOutside(), host+":8880", nginx)
 
