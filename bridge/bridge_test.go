@@ -57,6 +57,7 @@ type house struct {
 	ports  *ports
 	later  *kernel.Later
 	direct bool
+	blind  bool
 	j      *journal.Journal
 }
 
@@ -91,7 +92,7 @@ func (h *house) start() {
 	}
 	kind := bridge.New(bridge.Config{Kernel: h.kernel, Firewall: h.fw, Ports: h.ports, Later: h.later, Seed: "seed",
 		DirectSafe: func() (bool, string) { return h.direct, "the test says so" }})
-	h.Driver, err = driver.New(driver.Config{Journal: h.j, Kernel: h.kernel, Firewall: h.fw, Kinds: map[string]driver.Kind{"bridge": kind}})
+	h.Driver, err = driver.New(driver.Config{Journal: h.j, Kernel: h.kernel, Firewall: h.fw, Kinds: map[string]driver.Kind{"bridge": kind}, Blind: h.blind})
 	if err == nil {
 		err = h.Restore(h.Context())
 	}
@@ -589,5 +590,22 @@ func TestForeignBridge(t *testing.T) {
 	}
 	if v, err := h.kernel.Sysctl("net/ipv4/conf/wf-lan/route_localnet"); err != nil || v != "0" {
 		t.Errorf("route_localnet stays %s, %v", v, err)
+	}
+}
+
+// TestBlind: a journal that is not the one of this host's links sweeps none of
+// them away, and a reset does.
+func TestBlind(t *testing.T) {
+	h := newHouse(t)
+	h.blind = true
+	h.start()
+	_, err := h.kernel.EnsureBridge(kernel.Bridge{Name: "wf-dddddddddddd"})
+	h.must(err)
+	if report, err := h.Reconcile(t.Context(), driver.Full); err != nil || len(report.Repaired) > 0 {
+		t.Errorf("reconcile: %v, %v", report.Repaired, err)
+	}
+	h.must(h.Reset(t.Context()))
+	if d := h.kernel.Dump(); strings.Contains(d, "wf-") {
+		t.Errorf("reset left:\n%s", d)
 	}
 }

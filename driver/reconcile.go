@@ -69,9 +69,12 @@ func (d *Driver) Reconcile(ctx context.Context, depth Depth) (Report, error) {
 		report.Repaired = append(report.Repaired, repaired...)
 		errs = append(errs, err)
 	}
-	swept, err := d.sweep(actual)
-	report.Repaired = append(report.Repaired, swept...)
-	errs = append(errs, err, d.updateUplinks(ctx, actual))
+	if !d.cfg.Blind {
+		swept, err := d.sweep(actual)
+		report.Repaired = append(report.Repaired, swept...)
+		errs = append(errs, err)
+	}
+	errs = append(errs, d.updateUplinks(ctx, actual))
 	if depth == Full { // changes of rules have hints of their own
 		repaired, err := d.cfg.Firewall.Mend(ctx)
 		report.Repaired = append(report.Repaired, repaired...)

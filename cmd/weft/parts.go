@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/weft-net/weft/driver"
@@ -23,22 +24,34 @@ type hostRecord struct {
 	ID string `json:"id"`
 }
 
-// hostID is a random id that the journal keeps.
-func hostID(ctx context.Context, j *journal.Journal) (string, error) {
+// hostID is a random id that the journal keeps. A journal without one is new.
+func hostID(ctx context.Context, j *journal.Journal) (id string, isNew bool, err error) {
 	const bucket, key = "host", "identity"
 	known, err := journal.Load[hostRecord](j, bucket)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	if rec, ok := known[key]; ok {
-		return rec.ID, nil
+		return rec.ID, false, nil
 	}
 	b := make([]byte, 16)
 	if _, err := rand.Read(b); err != nil {
-		return "", err
+		return "", true, err
 	}
 	rec := hostRecord{ID: hex.EncodeToString(b)}
-	return rec.ID, j.Commit(ctx, journal.Put(bucket, key, rec))
+	return rec.ID, true, j.Commit(ctx, journal.Put(bucket, key, rec))
+}
+
+// blind says that a new journal meets links of an older one: the journal was
+// lost, or is looked for in another place, and containers may live on the links.
+func (h *house) blind(isNew bool) (bool, error) {
+	links, err := h.kernel.Links()
+	if err != nil || !isNew || !slices.ContainsFunc(links, driver.Ours) {
+		return false, err
+	}
+	h.log.Error("the journal is new, but links of weft are there: they stay; put the journal back, or remove them with `weft reset --yes`",
+		"journal", h.flags.journal)
+	return true, nil
 }
 
 // openIPAM makes the address book of this host.

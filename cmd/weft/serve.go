@@ -155,7 +155,8 @@ func open(ctx context.Context, cfg config.Config, f serveFlags, log *slog.Logger
 	if h.journal, err = journal.Open(f.journal); err != nil {
 		return nil, err
 	}
-	if h.hostID, err = hostID(ctx, h.journal); err != nil {
+	var isNew bool
+	if h.hostID, isNew, err = hostID(ctx, h.journal); err != nil {
 		return nil, err
 	}
 	if h.kernel, err = kernel.Open(kernel.Config{Logger: part("kernel")}); err != nil {
@@ -168,6 +169,10 @@ func open(ctx context.Context, cfg config.Config, f serveFlags, log *slog.Logger
 	h.later = kernel.NewLater(h.kernel, 0, part("later"))
 	h.ports = hostport.New(hostport.Config{Holder: h.kernel.PortHolder, Logger: part("ports")})
 	h.engine = engine.New(engine.Config{Socket: f.engine, Logger: part("engine")})
+	blind, err := h.blind(isNew)
+	if err != nil {
+		return nil, err
+	}
 	kinds := map[string]driver.Kind{
 		"bridge": bridge.New(bridge.Config{
 			Kernel: h.kernel, Firewall: h.firewall, Ports: h.ports, Later: h.later,
@@ -176,7 +181,7 @@ func open(ctx context.Context, cfg config.Config, f serveFlags, log *slog.Logger
 	}
 	h.driver, err = driver.New(driver.Config{
 		Journal: h.journal, Kernel: h.kernel, Firewall: h.firewall, Kinds: kinds,
-		Scope: cfg.Scope, Holders: h.holders, Logger: part("driver"),
+		Scope: cfg.Scope, Holders: h.holders, Blind: blind, Logger: part("driver"),
 	})
 	if err != nil {
 		return nil, err

@@ -172,7 +172,7 @@ func testFirewalld(t *testing.T, backend string) {
 	l.fw.config.Zones = back
 	joined := mendOnHints(t, l.fw)
 	joined()
-	l.check(t, natCalls(false))
+	l.check(t, natCalls())
 	if got := b.cmd(t, "--zone=weft --list-interfaces"); got != "weft0 weft1" {
 		t.Errorf("zone weft has %q", got)
 	}
@@ -181,11 +181,11 @@ func testFirewalld(t *testing.T, backend string) {
 	}
 	b.cmd(t, "--reload")
 	joined()
-	l.check(t, natCalls(false))
+	l.check(t, natCalls())
 	b.stop(t)
 	b.start(t)
 	joined()
-	l.check(t, natCalls(false))
+	l.check(t, natCalls())
 	// Without translation it takes the policy to get in.
 	routed := weft0()
 	routed.IPv4[0].Mode, routed.IPv6[0].Mode = ModeRouted, ModeRouted
