@@ -49,10 +49,10 @@ func TestCleanup(t *testing.T) {
 		})
 		s.step("plugin killed in a storm", func(s *site) {
 			s.stormNetworks()
-			kill := s.at(16, func() error { return s.KillPlugin(s.Context()) })
-			failed := s.storm(48, kill)
-			s.Logf("%d containers of 48 failed while the plugin was dead", len(failed))
-			if len(failed) > 24 {
+			kill := s.at(storm/2, func() error { return s.KillPlugin(s.Context()) })
+			failed := s.storm(storm, kill)
+			s.Logf("%d containers of %d failed while the plugin was dead", len(failed), storm)
+			if len(failed) > storm/4 {
 				s.Errorf("most containers failed, the first: %v", failed[0])
 			}
 			s.stormOver(before)

@@ -45,6 +45,7 @@ type site struct {
 	lab    *lab.Lab
 	out    *lab.Host
 	engine string
+	shared string // folder of the machine that the host sees as /shared; see TestUp
 }
 
 // options of a site.
