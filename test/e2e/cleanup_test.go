@@ -122,7 +122,7 @@ func (s *site) endStorm() {
 		_, err = s.Docker(s.Context(), append([]string{"rm", "-f"}, strings.Fields(left)...)...)
 		return err
 	})
-	s.forgottenEndpoints()
+	// An endpoint whose end the engine could not tell goes with its network.
 	for _, name := range []string{"plain", "booked", "direct"} {
 		s.removeNetwork(name)
 	}

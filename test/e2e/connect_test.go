@@ -270,7 +270,7 @@ func (s *site) refusals() {
 	create([]string{"bridge.name", "17 bytes", "15"}, "-o", name+"seventeen-letters")
 	create([]string{"goodbr", "same bridge name"}, "-o", name+"goodbr")
 	create([]string{"eth0", "exists"}, "-o", name+"eth0")
-	create([]string{"docker0", "exists"}, "-o", name+"docker0")
+	create([]string{"docker0", "the engine's own bridges"}, "-o", name+"docker0")
 	create([]string{`"publsh"`, `"publish"`}, "-o", "publsh=native")
 	create([]string{`"mtu"`, "com.docker.network.driver.mtu"}, "-o", "mtu=1400")
 	create([]string{"publish", "docker, native"}, "-o", "publish=nativ")
