@@ -146,7 +146,7 @@ func (s *site) seedFlask() {
 			var name string
 			const words = "Hello Container World! I have been seen %d times and my hostname is %s"
 			if _, err := fmt.Sscanf(out, words, &seen, &name); err != nil || seen <= last || strings.TrimSuffix(name, ".") != host {
-				return fmt.Errorf("answer %q after %d: %v", out, last, err)
+				return fmt.Errorf("answer %q after %d", out, last)
 			}
 			last = seen
 			return nil
