@@ -361,11 +361,7 @@ func TestAttachDirect(t *testing.T) {
 // TestRestart: everything is there again, ports and rules included.
 func TestRestart(t *testing.T) {
 	h := newHouse(t)
-	h.must(h.CreateNetwork(t.Context(), network("a", "10.1.0.0/24", map[string]string{"publish": "native"})))
-	_, err := h.CreateEndpoint(t.Context(), endpoint("b", "a", "10.1.0.2/24"))
-	h.must(err)
-	_, err = h.Join(t.Context(), id("a"), id("b"), "/x", nil)
-	h.must(err)
+	h.joinedTo(map[string]string{"publish": "native"})
 	h.must(h.Publish(t.Context(), id("a"), id("b"), []driver.Binding{{Proto: 17, Port: 53}}))
 	links, rules, before := h.kernel.Dump(), h.fw.Dump(), fmt.Sprint(h.ports.held, h.Networks(), h.Endpoints(""))
 	h.start()
@@ -499,11 +495,10 @@ func TestPortsTaken(t *testing.T) {
 	}
 }
 
-// routed makes a routed network with one joined endpoint.
-func routed(h *house) {
+// joinedTo makes a network with these options and one joined endpoint.
+func (h *house) joinedTo(options map[string]string) {
 	h.Helper()
-	o := map[string]string{"com.docker.network.bridge.gateway_mode_ipv4": "routed"}
-	h.must(h.CreateNetwork(h.Context(), network("a", "10.1.0.0/24", o)))
+	h.must(h.CreateNetwork(h.Context(), network("a", "10.1.0.0/24", options)))
 	_, err := h.CreateEndpoint(h.Context(), endpoint("b", "a", "10.1.0.2/24"))
 	h.must(err)
 	_, err = h.Join(h.Context(), id("a"), id("b"), "/x", nil)
@@ -513,7 +508,7 @@ func routed(h *house) {
 // TestRoutedPorts are open as they are, and close again.
 func TestRoutedPorts(t *testing.T) {
 	h := newHouse(t)
-	routed(h)
+	h.joinedTo(map[string]string{"com.docker.network.bridge.gateway_mode_ipv4": "routed"})
 	open := func(port string) bool { return strings.Contains(h.fw.Dump(), port) }
 	h.must(h.Publish(t.Context(), id("a"), id("b"), []driver.Binding{{Proto: 6, Port: 8123}}))
 	if !open("8123") {
@@ -556,11 +551,7 @@ func TestJoinAfterLeave(t *testing.T) {
 // unrelated connections.
 func TestForgottenFlows(t *testing.T) {
 	h := newHouse(t)
-	h.must(h.CreateNetwork(t.Context(), network("a", "10.1.0.0/24", map[string]string{"publish": "native"})))
-	_, err := h.CreateEndpoint(t.Context(), endpoint("b", "a", "10.1.0.2/24"))
-	h.must(err)
-	_, err = h.Join(t.Context(), id("a"), id("b"), "/x", nil)
-	h.must(err)
+	h.joinedTo(map[string]string{"publish": "native"})
 	h.must(h.Publish(t.Context(), id("a"), id("b"), []driver.Binding{{Proto: 17, Port: 53, HostPort: 53}, {Proto: 6, Port: 443, HostPort: 443}}))
 	h.must(h.Unpublish(t.Context(), id("a"), id("b")))
 	h.settle()
