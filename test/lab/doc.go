@@ -27,6 +27,16 @@
 // else. Lab.Outside is a host without an engine, at .200, that plays another
 // machine: give it routes with Run(ctx, "ip", "route", "add", ...). Labs of several processes do not meet, so all use these addresses.
 //
+// StartStore runs a cluster of etcd, one member on each host that it is given:
+//
+//	store, err := lab.StartStore(ctx, lab.StoreConfig{Members: l.Hosts, TLS: true, Auth: true})
+//	settings := store.Settings() // WEFT_STORE=etcd://10.77.0.11:2379,... and the rest
+//	err = store.Kill(ctx, h1)
+//
+// etcd is the one of the host's Debian release: 3.4.23, 3.5.16 or 3.5.30, and
+// members of different releases form one cluster. A member shares the fate of
+// its host: it is cut off and powered off with it, and runs again after the boot.
+//
 // Roots are built on first use (a minute each) with debootstrap and kept in
 // $WEFT_LAB_CACHE, /var/cache/weft-lab by default. They hold the image
 // weft/test:latest already, so that no test pulls or loads anything.

@@ -195,27 +195,37 @@ func (h *Host) daemonAlive(name string) bool {
 
 // StopEngine ends dockerd with SIGTERM and waits for its end. containerd
 // stays.
-func (h *Host) StopEngine(ctx context.Context) error { return h.endEngine(ctx, syscall.SIGTERM) }
+func (h *Host) StopEngine(ctx context.Context) error {
+	return h.endDaemon(ctx, "dockerd", syscall.SIGTERM)
+}
 
 // KillEngine ends dockerd with SIGKILL. containerd and the containers stay.
-func (h *Host) KillEngine(ctx context.Context) error { return h.endEngine(ctx, syscall.SIGKILL) }
+func (h *Host) KillEngine(ctx context.Context) error {
+	return h.endDaemon(ctx, "dockerd", syscall.SIGKILL)
+}
 
-func (h *Host) endEngine(ctx context.Context, signal syscall.Signal) error {
+// endDaemon sends a daemon the signal that ends it and waits for its end.
+func (h *Host) endDaemon(ctx context.Context, name string, signal syscall.Signal) error {
 	ctx, cancel := bounded(ctx, startLimit)
 	defer cancel()
-	if !h.daemonAlive("dockerd") {
-		return fmt.Errorf("lab: %s: the engine does not run", h.Name)
-	}
-	pid := strconv.Itoa(h.daemonPID("dockerd"))
-	if _, err := h.Run(ctx, "sh", "-c", "kill -$0 $1", strconv.Itoa(int(signal)), pid); err != nil {
+	if err := h.signalDaemon(ctx, name, signal); err != nil {
 		return err
 	}
-	return Until(ctx, "the end of dockerd of "+h.Name, func(context.Context) error {
+	pid := strconv.Itoa(h.daemonPID(name))
+	return Until(ctx, "the end of "+name+" of "+h.Name, func(context.Context) error {
 		if _, err := os.Stat(h.inside("/proc/" + pid)); err == nil {
 			return errors.New("it is there")
 		}
 		return nil
 	})
+}
+
+func (h *Host) signalDaemon(ctx context.Context, name string, signal syscall.Signal) error {
+	if !h.daemonAlive(name) {
+		return fmt.Errorf("lab: %s: %s does not run", h.Name, name)
+	}
+	_, err := h.Run(ctx, "sh", "-c", "kill -$0 $1", strconv.Itoa(int(signal)), strconv.Itoa(h.daemonPID(name)))
+	return err
 }
 
 // RestartEngine is StopEngine and StartEngine.

@@ -90,7 +90,8 @@ func (h *Host) initPID() int {
 // nsenter and /proc. It is 0 when the host is off and changes with every boot.
 func (h *Host) PID() int { return h.initPID() }
 
-// Boot switches on a host that is off and starts its engine.
+// Boot switches on a host that is off and starts its engine, and its member of
+// a store if that ran when the host went off.
 func (h *Host) Boot(ctx context.Context) error {
 	first, err := h.prepareDisk(ctx)
 	if err != nil {
@@ -103,6 +104,9 @@ func (h *Host) Boot(ctx context.Context) error {
 		return err
 	}
 	if err := h.configure(ctx, first); err != nil {
+		return err
+	}
+	if err := h.bootMember(ctx); err != nil {
 		return err
 	}
 	if h.cfg.NoEngine {

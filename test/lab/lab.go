@@ -94,7 +94,12 @@ func New(t TB, cfg Config) *Lab {
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, h := range l.Hosts {
-				t.Logf("%s: end of the engine's log:\n%s", h.Name, tail(h.EngineLog(), 60))
+				if !h.cfg.NoEngine {
+					t.Logf("%s: end of the engine's log:\n%s", h.Name, tail(h.EngineLog(), 60))
+				}
+				if h.hasMember() {
+					t.Logf("%s: end of etcd's log:\n%s", h.Name, tail(h.MemberLog(), 20))
+				}
 			}
 		}
 		if err := l.Close(); err != nil {

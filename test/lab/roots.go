@@ -55,7 +55,8 @@ func findRelease(engine string) (release, error) {
 
 const (
 	rootPackages = "docker.io containerd runc iptables nftables iproute2 ca-certificates procps curl " +
-		"iputils-ping iputils-arping socat netcat-openbsd conntrack python3-minimal tcpdump"
+		"iputils-ping iputils-arping socat netcat-openbsd conntrack python3-minimal tcpdump " +
+		"etcd-server etcd-client"
 
 	// slimScript removes from a tree what no test reads.
 	slimScript = `cd "$0"

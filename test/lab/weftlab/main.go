@@ -18,7 +18,9 @@ import (
 
 const usage = `usage: weftlab COMMAND
 
-  up [-hosts N] [-engine VERSION]   start hosts that stay until clean
+  up [-hosts N] [-engine VERSION] [-store]
+                                    start hosts that stay until clean, with
+                                    -store a member of etcd on each
   ls                                list the hosts
   sh HOST                           a shell in a host
   exec HOST COMMAND...              a command in a host
@@ -75,6 +77,7 @@ func up(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("up", flag.ContinueOnError)
 	hosts := flags.Int("hosts", 3, "number of hosts")
 	engine := flags.String("engine", "", "version of the engine")
+	store := flags.Bool("store", false, "run etcd on the hosts")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -93,6 +96,13 @@ func up(ctx context.Context, args []string) error {
 	fmt.Printf("lab %s is up after %.1f s\n", l.ID, time.Since(begin).Seconds())
 	if err := list(ctx); err != nil {
 		return err
+	}
+	if *store {
+		s, err := lab.StartStore(ctx, lab.StoreConfig{Members: l.Hosts})
+		if err != nil {
+			return err
+		}
+		fmt.Printf("\nWEFT_STORE=%s\n", s.Endpoints())
 	}
 	fmt.Print("\n  go run ./test/lab/weftlab sh h1\n  go run ./test/lab/weftlab exec h1 docker ps\n  go run ./test/lab/weftlab clean\n")
 	return nil
