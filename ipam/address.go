@@ -2,10 +2,12 @@ package ipam
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 
 	"github.com/weft-net/weft/internal/journal"
+	"github.com/weft-net/weft/internal/ownership"
 )
 
 // AddressRequest asks for one address of a pool.
@@ -31,11 +33,16 @@ type AddressRequest struct {
 // the subnet; none left is [ErrExhausted].
 func (m *IPAM) RequestAddress(ctx context.Context, req AddressRequest) (netip.Prefix, error) {
 	var got netip.Prefix
+	sought := seek{m: m, ctx: ctx, asked: make(map[ownership.Host]string)}
 	err := m.settle(ctx, func() (step, error) {
 		s, addr, err := m.grant(req)
+		if n, ok := errors.AsType[*need](err); ok {
+			return sought.next(m.pools[n.token], n)
+		}
 		got = addr
 		return s, err
 	})
+	sought.end()
 	if err != nil {
 		return netip.Prefix{}, under("request address", err)
 	}
@@ -50,6 +57,9 @@ func (m *IPAM) grant(req AddressRequest) (step, netip.Prefix, error) {
 		return step{}, netip.Prefix{}, err
 	}
 	h := &holding{kind: p.kindOf(req), name: req.Name, tokens: []token{p.id.token}, since: m.now(), busy: make(chan struct{})}
+	if err := m.mayGrant(p); err != nil {
+		return step{}, netip.Prefix{}, err
+	}
 	addr, err := p.choose(req, h.kind)
 	if err != nil {
 		return step{}, netip.Prefix{}, err
@@ -72,6 +82,9 @@ func (m *IPAM) grant(req AddressRequest) (step, netip.Prefix, error) {
 		s.otherwise = write{ops: []journal.Op{deleteAddress(key, addr)}, done: func() { b.forget(addr) }}
 	}
 	s.w.ops = append(s.w.ops, putHeld(key, addr, h))
+	if sh := b.share; sh != nil && h.kind == KindEndpoint {
+		m.prefetch(sh, p.id.dynamic())
+	}
 	if h.kind == KindEndpoint && !p.rec.Started {
 		p.rec.Started = true
 		s.w.ops = append(s.w.ops, putPool(p, p.rec))
@@ -93,24 +106,77 @@ func (p *pool) kindOf(req AddressRequest) Kind {
 }
 
 // choose returns the address that req asks for; it may be in use only if it was
-// asked for by itself.
+// asked for by itself. What this host does not own is a [need].
 func (p *pool) choose(req AddressRequest, kind Kind) (netip.Addr, error) {
 	if req.Address.IsValid() {
 		a := req.Address.Unmap()
-		return a, p.book.check(a)
+		if err := p.book.check(a); err != nil {
+			return a, err
+		}
+		return a, p.own(a, kind)
+	}
+	if kind == KindGateway {
+		a, ok := p.gateway()
+		if !ok {
+			return a, exhausted(p, p.id.subnet)
+		}
+		return a, p.own(a, kind)
 	}
 	rng := p.id.dynamic()
 	a, ok := p.book.pick(rng, req.Name)
-	if kind == KindGateway {
-		rng = p.id.subnet
-		if a, ok = p.oldGateway(); !ok {
-			a, ok = p.book.lowest()
+	switch {
+	case ok:
+		return a, nil
+	case p.book.share != nil:
+		return a, &need{token: p.id.token, kind: KindEndpoint, rng: rng, refuse: exhausted(p, rng)}
+	}
+	return a, exhausted(p, rng)
+}
+
+// own says whether this host may hand out an address that is asked for by itself.
+// One that is in use here is for the caller to judge.
+func (p *pool) own(a netip.Addr, kind Kind) error {
+	b := p.book
+	switch {
+	case b.share == nil || b.held[a] != nil:
+		return nil
+	case kind == KindEndpoint && b.own.Avail(a), kind != KindEndpoint && b.own.Shares(a):
+		return nil
+	}
+	return &need{token: p.id.token, kind: kind, addr: a}
+}
+
+// gateway chooses the gateway of a network that names none: the one that it had,
+// the one that the cluster has, or the lowest free address.
+func (p *pool) gateway() (netip.Addr, bool) {
+	if a, ok := p.oldGateway(); ok {
+		return a, true
+	}
+	own := p.book.own
+	if own == nil {
+		return p.book.lowest()
+	}
+	if a, ok := own.SharedKind(string(KindGateway)); ok {
+		return a, true
+	}
+	for a := p.id.subnet.Addr(); p.id.subnet.Contains(a); a = a.Next() {
+		owner, shared := own.Owner(a)
+		if p.book.check(a) == nil && p.book.held[a] == nil && !shared && (owner == "" || own.Avail(a)) {
+			return a, true
 		}
 	}
-	if !ok {
-		return netip.Addr{}, exhausted(p, rng)
+	return netip.Addr{}, false
+}
+
+// mayGrant says why this host may hand out nothing of a pool; nil if it may.
+func (m *IPAM) mayGrant(p *pool) error {
+	if p.book.share == nil || m.cfg.Cluster == nil {
+		return nil
 	}
-	return a, nil
+	if v := m.cfg.Cluster.Verdict(); !v.Standing.Allocates() {
+		return refuse(ErrHost, "look at `weft store status`", "%s", v.Why)
+	}
+	return nil
 }
 
 // oldGateway returns the gateway of the pool's network before a restart of the

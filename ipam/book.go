@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/weft-net/weft/internal/ownership"
 )
 
 // keepFreed is how many freed addresses a book remembers. Forgetting the oldest
@@ -57,6 +59,10 @@ type book struct {
 	// touched is held, freed and reserved addresses together.
 	touched intervals
 	seq     uint64
+	// own is what this host may hand out of a subnet that hosts share; nil for a
+	// subnet that is this host's alone.
+	own   *ownership.Pool
+	share *share
 }
 
 func newBook(subnet netip.Prefix) *book {
@@ -104,20 +110,42 @@ func (b *book) check(a netip.Addr) error {
 func (b *book) pick(rng netip.Prefix, name string) (netip.Addr, bool) {
 	if name != "" {
 		for _, f := range slices.Backward(b.freed) {
-			if f.name == name && rng.Contains(f.addr) {
+			if f.name == name && rng.Contains(f.addr) && b.mine(f.addr) {
 				return f.addr, true
 			}
 		}
 	}
-	if a, ok := b.touched.gap(rng.Addr(), lastOf(rng)); ok {
+	if a, ok := b.untouched(rng); ok {
 		return a, true
 	}
 	for _, f := range b.freed {
-		if rng.Contains(f.addr) {
+		if rng.Contains(f.addr) && b.mine(f.addr) {
 			return f.addr, true
 		}
 	}
 	return netip.Addr{}, false
+}
+
+// mine reports whether this host may hand out a free address.
+func (b *book) mine(a netip.Addr) bool { return b.own == nil || b.own.Avail(a) }
+
+// untouched chooses the lowest address that was not used lately.
+func (b *book) untouched(rng netip.Prefix) (netip.Addr, bool) {
+	if b.own != nil {
+		return b.own.Lowest(rng, b.touched.has)
+	}
+	return b.touched.gap(rng.Addr(), lastOf(rng))
+}
+
+// use tells own what is in use; gateways and aux addresses are not this host's.
+func (b *book) use(a netip.Addr, h *holding, used bool) {
+	if b.own == nil {
+		return
+	}
+	b.own.Use(a, used)
+	if h != nil && (h.kind == KindGateway || h.kind == KindAux) {
+		b.own.Share(a, string(h.kind), used)
+	}
 }
 
 // lowest chooses the lowest free address of the subnet.
@@ -134,6 +162,7 @@ func (b *book) lowest() (netip.Addr, bool) {
 // hold marks a free address as in use. It returns what was remembered of it.
 func (b *book) hold(a netip.Addr, h *holding) (was freed, remembered bool) {
 	b.held[a] = h
+	b.use(a, h, true)
 	b.touched.add(a)
 	i := slices.IndexFunc(b.freed, func(f freed) bool { return f.addr == a })
 	if i < 0 {
@@ -152,6 +181,7 @@ func (b *book) nextFreed(a netip.Addr, name string) freed {
 
 // remember marks an address as free since f.seq.
 func (b *book) remember(f freed) {
+	b.use(f.addr, b.held[f.addr], false)
 	delete(b.held, f.addr)
 	b.touched.add(f.addr)
 	b.seq = max(b.seq, f.seq)
@@ -161,6 +191,7 @@ func (b *book) remember(f freed) {
 
 // forget marks an address as free and not used lately.
 func (b *book) forget(a netip.Addr) {
+	b.use(a, b.held[a], false)
 	delete(b.held, a)
 	if !slices.Contains(reservedOf(b.subnet), a) {
 		b.touched.remove(a)

@@ -28,6 +28,12 @@ var (
 	ErrReserved = errors.New("address is reserved")
 	// ErrInUse says that somebody has the address.
 	ErrInUse = errors.New("Address already in use") // Docker's words
+	// ErrStore says that the cluster's store is needed and cannot be used.
+	ErrStore = errors.New("the cluster's store is needed")
+	// ErrOwner says that the host that owns an address is not there.
+	ErrOwner = errors.New("the address belongs to another host")
+	// ErrHost says that this host may not hand out addresses.
+	ErrHost = errors.New("this host may hand out no addresses")
 	// ErrExhausted says that every address of the pool's range is in use.
 	ErrExhausted = errors.New("no free address is left")
 )

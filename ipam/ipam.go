@@ -12,13 +12,14 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/journal"
 )
 
 // Config is what an [IPAM] needs to know.
 type Config struct {
 	// Journal keeps everything that was answered. It is required, and the IPAM is
-	// the only user of its buckets ipam-pools, ipam-addresses and ipam-meta.
+	// the only user of its buckets that begin with "ipam-".
 	Journal *journal.Journal
 	// Seed, the host's UUID, makes this host's IPv6 pools differ from those of
 	// other hosts. It is required.
@@ -31,6 +32,10 @@ type Config struct {
 	Routes func() []netip.Prefix
 	// Holders is what [IPAM.CollectLeaks] asks; nil means that nobody knows.
 	Holders func(ctx context.Context) (Holders, error)
+	// Cluster shares pools with other hosts; nil means that every pool is this
+	// host's alone. With one, [IPAM.Run] has to run, and OnChange of the cluster has
+	// to call [IPAM.Poke].
+	Cluster *cluster.Cluster
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// Logger gets what an operator should know; nil means silence.
@@ -54,6 +59,7 @@ type IPAM struct {
 	unfinished []write
 	// suspects is what the last complete answer of Holders lacked.
 	suspects map[suspect]time.Time
+	wake     chan struct{}
 }
 
 // pool is one answered RequestPool.
@@ -93,6 +99,7 @@ func New(cfg Config) (*IPAM, error) {
 		books:    make(map[bookKey]*book),
 		pools:    make(map[token]*pool),
 		suspects: make(map[suspect]time.Time),
+		wake:     make(chan struct{}, 1),
 	}
 	if err := m.load(); err != nil {
 		return nil, err
@@ -164,7 +171,9 @@ func (m *IPAM) commit(ctx context.Context, w, otherwise write) error {
 // with only a busy, wait until that is closed and ask again; with neither,
 // nothing.
 type step struct {
-	busy         chan struct{}
+	busy chan struct{}
+	// wait, if not 0, bounds the wait for busy.
+	wait         time.Duration
 	w, otherwise write
 }
 
@@ -189,13 +198,31 @@ func (m *IPAM) settle(ctx context.Context, next func() (step, error)) error {
 		}
 		// The gate is open meanwhile: if the write that this waits for fails, the
 		// next enter finishes it.
-		select {
-		case <-s.busy:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := s.await(ctx); err != nil {
+			return err
 		}
 	}
 }
+
+// await waits for what a step waits for.
+func (s step) await(ctx context.Context) error {
+	var late <-chan time.Time
+	if s.wait > 0 {
+		timer := time.NewTimer(s.wait)
+		defer timer.Stop()
+		late = timer.C
+	}
+	select {
+	case <-s.busy:
+	case <-late:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return nil
+}
+
+// Poke lets Run look at the cluster.
+func (m *IPAM) Poke() { m.poke() }
 
 // lookup returns the pool of a PoolID; [ErrUnknownPool] if there is none. The
 // caller holds mu.

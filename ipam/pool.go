@@ -48,26 +48,48 @@ func (m *IPAM) RequestPool(ctx context.Context, req PoolRequest) (Pool, error) {
 	if err != nil {
 		return Pool{}, err
 	}
+	var shared *shareRecord
+	if m.isShared(id) {
+		if id.subnet.IsValid() {
+			m.mu.Lock()
+			err := m.overlap(id.bookKey)
+			m.mu.Unlock()
+			if err != nil {
+				return Pool{}, err
+			}
+		}
+		release, err := m.join(ctx, req, &id, bits)
+		if err != nil {
+			return Pool{}, err
+		}
+		defer release()
+		m.mu.Lock()
+		shared = &m.shareOf(id.bookKey).rec
+		m.mu.Unlock()
+	}
 	var taken []netip.Prefix
 	dynamic := !id.subnet.IsValid()
 	if dynamic {
-		taken = slices.DeleteFunc(slices.Clone(m.cfg.Routes()), func(p netip.Prefix) bool { return p.Bits() < 1 })
+		taken = wide(m.cfg.Routes())
 	}
 	if err := m.enter(ctx, whole); err != nil {
 		return Pool{}, fmt.Errorf("request pool: %w", err)
 	}
 	defer m.gate.Release(whole)
 	m.mu.Lock()
-	if dynamic {
+	switch {
+	case dynamic:
 		id.subnet, err = m.dynamicSubnet(req, bits, taken)
-	} else {
+	case shared == nil && m.shareOf(id.bookKey) != nil:
+		err = noStore(id.subnet, m.reachable(m.shareOf(id.bookKey)))
+	default:
 		err = m.overlap(id.bookKey)
 	}
 	if err != nil {
 		m.mu.Unlock()
 		return Pool{}, err
 	}
-	w, undo := m.newPool(&id)
+	w, undo := m.newPool(&id, shared)
 	m.mu.Unlock()
 	if err := m.commit(ctx, w, undo); err != nil {
 		return Pool{}, fmt.Errorf("request pool %s: %w", id.subnet, err)
@@ -77,10 +99,10 @@ func (m *IPAM) RequestPool(ctx context.Context, req PoolRequest) (Pool, error) {
 
 // newPool completes id with a token and returns the write that makes the pool,
 // and the one that unmakes it.
-func (m *IPAM) newPool(id *poolID) (w, undo write) {
+func (m *IPAM) newPool(id *poolID, shared *shareRecord) (w, undo write) {
 	id.token = m.next
 	m.next++
-	p := &pool{id: *id, rec: poolRecord{Since: m.now()}}
+	p := &pool{id: *id, rec: poolRecord{Since: m.now(), Share: shared}}
 	w.ops = append(w.ops, putPool(p, p.rec), journal.Put(bucketMeta, keyNextToken, m.next))
 	undo = write{ops: []journal.Op{deletePool(p)}, done: func() {}}
 	var superseded []*pool
@@ -100,6 +122,26 @@ func (m *IPAM) newPool(id *poolID) (w, undo write) {
 		m.addPool(p)
 	}
 	return w, undo
+}
+
+// wide are routes but default ones.
+func wide(routes []netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(routes), func(p netip.Prefix) bool { return p.Bits() < 1 })
+}
+
+// endBook takes away a book without pools; one that hosts share is emptied first,
+// in the background.
+func (m *IPAM) endBook(key bookKey) {
+	b := m.books[key]
+	if b == nil || b.share == nil {
+		delete(m.books, key)
+		return
+	}
+	for _, f := range b.freed {
+		b.touched.remove(f.addr)
+	}
+	b.freed = nil
+	m.notify(b.share)
 }
 
 // parseRequest checks what does not depend on other pools. The ID has no subnet
@@ -317,7 +359,7 @@ func (m *IPAM) dropPools(drop []*pool) write {
 			for _, f := range b.freed {
 				w.ops = append(w.ops, deleteAddress(key, f.addr))
 			}
-			dones = append(dones, func() { delete(m.books, key) })
+			dones = append(dones, func() { m.endBook(key) })
 		}
 	}
 	w.done = func() {

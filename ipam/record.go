@@ -14,6 +14,7 @@ import (
 const (
 	bucketPools     = "ipam-pools"     // by PoolID
 	bucketAddresses = "ipam-addresses" // by book and address
+	bucketOwned     = "ipam-owned"     // by pool of the cluster and chunk
 	bucketMeta      = "ipam-meta"
 	keyNextToken    = "next-token"
 )
@@ -28,6 +29,9 @@ type poolRecord struct {
 	// Superseded says that the engine came back with a newer pool for the same
 	// network and has forgotten this one.
 	Superseded bool `json:",omitempty"`
+	// Share is the cluster's pool that this one is of; nil for a pool of this host
+	// alone.
+	Share *shareRecord `json:",omitempty"`
 }
 
 // addressRecord is an address in the journal: in use, or freed if Freed is set.
@@ -61,6 +65,10 @@ func deleteAddress(key bookKey, a netip.Addr) journal.Op {
 	return journal.Delete(bucketAddresses, addressKey(key, a))
 }
 
+func damaged(bucket, key string, err error) error {
+	return fmt.Errorf("journal record %s/%s is damaged: %w", bucket, key, err)
+}
+
 // load reads the journal into memory.
 func (m *IPAM) load() error {
 	next, err := journal.Load[token](m.cfg.Journal, bucketMeta)
@@ -73,10 +81,13 @@ func (m *IPAM) load() error {
 	if err != nil {
 		return err
 	}
+	if err := m.loadShares(pools); err != nil {
+		return err
+	}
 	for key, rec := range pools {
 		id, err := parsePoolID(key)
 		if err != nil {
-			return fmt.Errorf("journal record %s/%s is damaged: %w", bucketPools, key, err)
+			return damaged(bucketPools, key, err)
 		}
 		m.addPool(&pool{id: id, rec: rec})
 	}
@@ -86,7 +97,7 @@ func (m *IPAM) load() error {
 	}
 	for key, rec := range addresses {
 		if err := m.loadAddress(key, rec); err != nil {
-			return fmt.Errorf("journal record %s/%s is damaged: %w", bucketAddresses, key, err)
+			return damaged(bucketAddresses, key, err)
 		}
 	}
 	return nil

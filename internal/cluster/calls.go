@@ -1,0 +1,229 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/weft-net/weft/internal/ownership"
+	"github.com/weft-net/weft/internal/store"
+)
+
+// ErrBusy says that others were faster each time.
+var ErrBusy = errors.New("the cluster changes too fast: try again")
+
+// tries is how often a change that others overtook is tried again.
+const tries = 20
+
+// look reads all pools.
+func (c *Cluster) look(ctx context.Context) (Pools, error) {
+	var seen Pools
+	snap, err := c.cfg.Store.Read(ctx, prefixPools)
+	if err != nil {
+		return seen, err
+	}
+	seen.KVs = snap.KVs
+	seen.Index, _, err = c.cfg.Store.Get(ctx, keyIndex)
+	return seen, err
+}
+
+// again repeats a change until its transaction holds. next returns nothing to
+// commit when there is nothing to do. An outcome that is unknown is settled by the
+// next look: every one of these changes is idempotent.
+func (c *Cluster) again(ctx context.Context, next func(Pools) (store.Txn, error)) (store.Result, error) {
+	for range tries {
+		if err := c.Ready(); err != nil && c.refuse(Recovering) != nil {
+			return store.Result{}, err
+		}
+		seen, err := c.look(ctx)
+		if err != nil {
+			return store.Result{}, err
+		}
+		txn, err := next(seen)
+		if err != nil || len(txn.Then) == 0 {
+			return store.Result{OK: true}, err
+		}
+		c.mu.Lock()
+		txn.If = append(txn.If, Fence(c.id.ID, c.sightSeen)...)
+		c.mu.Unlock()
+		res, err := c.cfg.Store.Commit(ctx, txn)
+		switch {
+		case err != nil && !errors.Is(err, store.ErrUnknown):
+			return res, err
+		case err == nil && res.OK:
+			return res, nil
+		case err == nil:
+			c.Wake() // the fence may be why
+		}
+		if err := ctx.Err(); err != nil {
+			return res, err
+		}
+	}
+	return store.Result{}, ErrBusy
+}
+
+// note puts a pool into the cache ahead of the watch.
+func (c *Cluster) note(key string, p Pool, res store.Result, seen Pools) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	kv := seen.get(key)
+	if kv.Rev == 0 {
+		kv.Created = res.Rev
+	}
+	if res.Rev > c.pools[key].Rev {
+		c.pools[key] = store.KV{Key: key, Value: encode(p), Rev: res.Rev, Created: kv.Created}
+	} else if c.pools[key].Rev < kv.Rev {
+		c.pools[key] = kv
+	}
+}
+
+// Join makes this host a member of the pool of a subnet, which is made if there is
+// none. choose, if not nil, chooses the subnet from all pools; it is asked again
+// when others were faster.
+func (c *Cluster) Join(ctx context.Context, domain string, subnet netip.Prefix, choose func([]Pool) (netip.Prefix, error)) (Pool, error) {
+	uuid := random()
+	var pool Pool
+	var last Pools
+	res, err := c.again(ctx, func(seen Pools) (store.Txn, error) {
+		last = seen
+		if choose != nil {
+			all, err := seen.List()
+			if err != nil {
+				return store.Txn{}, err
+			}
+			var list []Pool
+			for _, p := range all {
+				list = append(list, p)
+			}
+			if subnet, err = choose(list); err != nil {
+				return store.Txn{}, err
+			}
+		}
+		txn, p, err := Join(c.Me(), domain, subnet, uuid, seen)
+		pool = p
+		return txn, err
+	})
+	if err != nil {
+		return Pool{}, err
+	}
+	c.note(PoolKey(domain, subnet), pool, res, last)
+	return pool, nil
+}
+
+// Leave ends this host's membership.
+func (c *Cluster) Leave(ctx context.Context, p Pool) error {
+	_, err := c.again(ctx, func(seen Pools) (store.Txn, error) {
+		record := seen.get(PoolKey(p.Domain, p.Subnet))
+		if now, err := decode[Pool](record); err != nil || now.UUID != p.UUID {
+			return store.Txn{}, err
+		}
+		return Leave(c.Me(), record, seen.Index)
+	})
+	return err
+}
+
+// Rejoin tells a recovering store that this host is a member.
+func (c *Cluster) Rejoin(ctx context.Context, p Pool) error {
+	_, err := c.again(ctx, func(seen Pools) (store.Txn, error) {
+		return Rejoin(c.Me(), p, seen.get(PoolKey(p.Domain, p.Subnet)), seen.Index)
+	})
+	return err
+}
+
+// Owners reads the records of a pool's owners.
+func (c *Cluster) Owners(ctx context.Context, p Pool) (store.Snapshot, error) {
+	return c.cfg.Store.Read(ctx, OwnersPrefix(p.UUID))
+}
+
+// AsksPrefix is where others ask this host.
+func (c *Cluster) AsksPrefix() string { return prefixAsks + string(c.Me()) + "/" }
+
+// Ask asks a host for an address and waits for its answer until ctx ends. refused
+// says why it does not give it. The grant itself shows in the pool. The ask is gone
+// when this returns, or will be when the store is back.
+func (c *Cluster) Ask(ctx context.Context, owner ownership.Host, a ownership.Ask) (refused string, err error) {
+	a.Key, a.From = prefixAsks+string(owner)+"/"+random(), c.Me()
+	c.mu.Lock()
+	fence := Fence(c.id.ID, c.sightSeen)
+	c.mu.Unlock()
+	res, err := c.cfg.Store.Commit(ctx, store.Txn{If: fence, Then: []store.Op{store.Put(a.Key, a.Encode())}})
+	if err == nil && !res.OK {
+		c.Wake()
+		return "", ErrBusy
+	}
+	if err != nil && !errors.Is(err, store.ErrUnknown) {
+		return "", err
+	}
+	defer func() {
+		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)
+		defer cancel()
+		_, err := c.cfg.Store.Commit(after, store.Txn{Then: []store.Op{store.Delete(a.Key)}})
+		if err != nil {
+			c.cfg.Logger.Debug("an ask stays until its owner answers it", "key", a.Key, "err", err)
+		}
+	}()
+	return c.answer(ctx, a)
+}
+
+// answer waits until an ask is granted, refused or given up.
+func (c *Cluster) answer(ctx context.Context, a ownership.Ask) (refused string, err error) {
+	watch, cancel := context.WithCancel(ctx)
+	defer cancel()
+	answered := false
+	err = c.cfg.Store.Watch(watch, a.Key, func(u store.Update) {
+		for _, kv := range u.Puts {
+			if now, err := ownership.DecodeAsk(kv); err == nil && now.Refused != "" {
+				refused, answered = now.Refused, true
+			}
+		}
+		if len(u.Deletes) > 0 || u.Reset && len(u.Puts) == 0 {
+			answered = true
+		}
+		if answered {
+			cancel()
+		}
+	})
+	if answered {
+		return refused, nil
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	return "", fmt.Errorf("no answer: %w", err)
+}
+
+// Refuse refuses an ask.
+func (c *Cluster) Refuse(ctx context.Context, a ownership.Ask, why string) error {
+	_, err := c.cfg.Store.Commit(ctx, ownership.Refuse(a, why))
+	return err
+}
+
+// Recover lets the cluster go on after its store was restored or wiped: every host
+// tells it what it owns. It is the operator's word that all hosts are known here.
+func (c *Cluster) Recover(ctx context.Context) error {
+	c.mu.Lock()
+	id := c.id
+	c.mu.Unlock()
+	s, err := c.sight(ctx, id)
+	if err != nil {
+		return err
+	}
+	v, err := Judge(id, s, true)
+	if err != nil {
+		return err
+	}
+	if v.Standing != Frozen && v.Standing != Freezing {
+		return fmt.Errorf("%w: there is nothing to recover: this host is %s", ErrNotNow, v.Standing)
+	}
+	txn, err := Recover(id, s)
+	if err != nil {
+		return err
+	}
+	res, err := c.cfg.Store.Commit(ctx, txn)
+	if err == nil && !res.OK {
+		err = ErrBusy
+	}
+	c.Wake()
+	return err
+}

@@ -1,0 +1,555 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/weft-net/weft/internal/journal"
+	"github.com/weft-net/weft/internal/ownership"
+	"github.com/weft-net/weft/internal/store"
+)
+
+// Times of the membership.
+const (
+	// aliveTTL is how long a host that is cut off counts as connected.
+	aliveTTL = 5 * time.Second
+	// lookEvery is how often the standing is looked at without a reason.
+	lookEvery = 3 * time.Second
+	// lookTime bounds one look and what follows from it.
+	lookTime = 5 * time.Second
+	// retryEvery is the pause after a look that failed.
+	retryEvery = time.Second
+)
+
+// Store is what the cluster needs of a store; see package store.
+type Store interface {
+	Commit(ctx context.Context, t store.Txn) (store.Result, error)
+	Read(ctx context.Context, prefix string) (store.Snapshot, error)
+	Get(ctx context.Context, key string) (store.KV, int64, error)
+	Watch(ctx context.Context, prefix string, fn func(store.Update)) error
+	Live(ctx context.Context, key string, value []byte, ttl time.Duration) error
+	Status() store.Status
+	Up() bool
+}
+
+// Config is what a [Cluster] needs to know.
+type Config struct {
+	Store   Store
+	Journal *journal.Journal
+	// Identity is from [LoadIdentity].
+	Identity Identity
+	// Name is the host's, for people.
+	Name string
+	// Describe returns what others want to know; it is asked now and then. The name
+	// is filled in.
+	Describe func() Host
+	// Renew makes a new identity durable, together with what its user has to forget
+	// of the old one. It is called at most once in a while, from Run.
+	Renew func(ctx context.Context, identity journal.Op, id ownership.Host) error
+	// OnChange is called after anything changed that a caller can see. It must not
+	// call back.
+	OnChange func()
+	Logger   *slog.Logger
+}
+
+// A Cluster is this host's membership. It is safe for concurrent use.
+type Cluster struct {
+	cfg  Config
+	wake chan struct{} // for follow
+	live chan struct{} // for keepAlive
+
+	mu        sync.Mutex
+	id        Identity
+	verdict   Verdict
+	sightSeen Sight
+	confirmed bool
+	returned  int   // epoch for which Return was done by this run
+	told      int   // epoch in which the pools have told everything
+	seen      int64 // highest revision of the store
+	suspicion string
+	described []byte
+	// What the watches say, by key.
+	selves, alive, hosts, pools map[string]store.KV
+	index                       store.KV
+	asks                        func(store.Update)
+}
+
+// New returns a cluster that has not looked yet; call Run.
+func New(cfg Config) *Cluster {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Describe == nil {
+		cfg.Describe = func() Host { return Host{} }
+	}
+	if cfg.OnChange == nil {
+		cfg.OnChange = func() {}
+	}
+	c := &Cluster{cfg: cfg, wake: make(chan struct{}, 1), live: make(chan struct{}, 1), id: cfg.Identity, seen: cfg.Identity.Seen,
+		verdict: Verdict{Apart, "the store was not reached yet"},
+		selves:  map[string]store.KV{}, alive: map[string]store.KV{}, hosts: map[string]store.KV{}, pools: map[string]store.KV{}}
+	return c
+}
+
+// Me is this host's id. It changes when an operator removed the host.
+func (c *Cluster) Me() ownership.Host {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.id.ID
+}
+
+// UUID names the cluster; empty before the first contact of all.
+func (c *Cluster) UUID() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.id.UUID
+}
+
+// Verdict is what this host may do, and why. While the store is down it is the
+// last one.
+func (c *Cluster) Verdict() Verdict {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.verdict
+}
+
+// Up reports whether the store answers.
+func (c *Cluster) Up() bool { return c.cfg.Store.Up() }
+
+// Back are the hosts that have told a recovering store.
+func (c *Cluster) Back() []ownership.Host {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sightSeen.Back
+}
+
+// Wake makes Run look at the store soon.
+func (c *Cluster) Wake() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Suspect says that the store lacks what this host owns. If the host is a member
+// still at the next look, that freezes the cluster.
+func (c *Cluster) Suspect(why string) {
+	c.mu.Lock()
+	news := c.suspicion == ""
+	c.suspicion = why
+	c.mu.Unlock()
+	if news {
+		c.Wake()
+	}
+}
+
+// Run keeps the membership until ctx ends.
+func (c *Cluster) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	watch := func(prefix string, into func() map[string]store.KV, look bool) {
+		g.Go(func() error {
+			return c.cfg.Store.Watch(ctx, prefix, func(u store.Update) { c.observe(u, into(), look) })
+		})
+	}
+	watch(prefixSelf, func() map[string]store.KV { return c.selves }, true)
+	watch(prefixAlive, func() map[string]store.KV { return c.alive }, false)
+	watch(prefixHosts, func() map[string]store.KV { return c.hosts }, false)
+	watch(prefixPools, func() map[string]store.KV { return c.pools }, false)
+	g.Go(func() error {
+		return c.cfg.Store.Watch(ctx, keyCluster, func(store.Update) { c.Wake() })
+	})
+	g.Go(func() error {
+		return c.cfg.Store.Watch(ctx, prefixBack, func(store.Update) { c.Wake() })
+	})
+	g.Go(func() error { return c.follow(ctx) })
+	g.Go(func() error { return c.keepAlive(ctx) })
+	err := g.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// observe takes a watch's news.
+func (c *Cluster) observe(u store.Update, into map[string]store.KV, look bool) {
+	c.mu.Lock()
+	if u.Reset {
+		clear(into)
+	}
+	for _, kv := range u.Puts {
+		into[kv.Key] = kv
+	}
+	for _, kv := range u.Deletes {
+		delete(into, kv.Key)
+	}
+	c.mu.Unlock()
+	if look {
+		c.Wake()
+	}
+	c.cfg.OnChange()
+}
+
+// follow looks, judges and acts, again and again.
+func (c *Cluster) follow(ctx context.Context) error {
+	for {
+		again, err := c.step(ctx)
+		pause := lookEvery
+		switch {
+		case err != nil && ctx.Err() == nil:
+			c.cfg.Logger.Debug("look at the store", "err", err)
+			pause = retryEvery
+		case again:
+			continue
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-c.wake:
+			timer.Stop()
+		case <-timer.C:
+		}
+	}
+}
+
+// step is one look. It reports whether another one has to follow at once.
+func (c *Cluster) step(ctx context.Context) (again bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	c.mu.Lock()
+	id, confirmed := c.id, c.confirmed
+	id.Seen = max(id.Seen, c.seen) // before the look, which must not be older
+	c.mu.Unlock()
+	s, err := c.sight(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	c.sees(s.Rev)
+	v, err := Judge(id, s, confirmed)
+	c.mu.Lock()
+	if v.Standing == Member && c.suspicion != "" {
+		v = Verdict{Freezing, c.suspicion}
+	}
+	c.suspicion = ""
+	c.mu.Unlock()
+	c.setVerdict(v, s)
+	if err != nil {
+		return false, err
+	}
+	return c.act(ctx, id, s, v)
+}
+
+// sees notes a revision of the store.
+func (c *Cluster) sees(rev int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seen = max(c.seen, rev)
+}
+
+func (c *Cluster) setVerdict(v Verdict, s Sight) {
+	c.mu.Lock()
+	old := c.verdict
+	c.verdict, c.sightSeen = v, s
+	c.mu.Unlock()
+	if old != v {
+		level := slog.LevelInfo
+		if v.Standing != Member && v.Standing != Raising && v.Standing != Founding {
+			level = slog.LevelWarn
+		}
+		c.cfg.Logger.Log(context.Background(), level, "standing in the cluster", "standing", v.Standing, "why", v.Why)
+	}
+	c.cfg.OnChange()
+}
+
+// act does what follows from a verdict.
+func (c *Cluster) act(ctx context.Context, id Identity, s Sight, v Verdict) (again bool, err error) {
+	switch v.Standing {
+	case Founding:
+		return true, c.commit(ctx, Found(random()))
+	case Raising:
+		return true, c.raise(ctx, id, s)
+	case Member:
+		return false, errors.Join(c.remember(ctx, id, s), c.describe(ctx, id, s))
+	case Freezing:
+		txn, err := Freeze(id, s, v.Why)
+		if err != nil {
+			return false, err
+		}
+		return true, c.commit(ctx, txn)
+	case Recovering:
+		return c.comeBack(ctx, id, s)
+	case Waiting:
+		txn, ok, err := Thaw(id, s)
+		if !ok || err != nil {
+			return false, err
+		}
+		return true, c.commit(ctx, txn)
+	case Removed:
+		return true, c.renew(ctx, id)
+	default:
+		return false, nil
+	}
+}
+
+// commit is for transactions of which it is enough that one host succeeds: the
+// next look shows what happened.
+func (c *Cluster) commit(ctx context.Context, txn store.Txn) error {
+	_, err := c.cfg.Store.Commit(ctx, txn)
+	return err
+}
+
+// keep makes an identity durable and current.
+func (c *Cluster) keep(ctx context.Context, id Identity, ops ...journal.Op) error {
+	if err := c.cfg.Journal.Commit(ctx, append(ops, id.op())...); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.id = id
+	c.mu.Unlock()
+	return nil
+}
+
+// raise makes this run the valid one.
+func (c *Cluster) raise(ctx context.Context, id Identity, s Sight) error {
+	id, err := Adopt(id, s)
+	if err != nil {
+		return err
+	}
+	self, err := decode[Self](s.Self)
+	if err != nil {
+		return err
+	}
+	if id.Next != "" && self.Nonce == id.Next {
+		id = Raised(id) // it happened in an earlier run or try
+		if err := c.keep(ctx, id); err != nil {
+			return err
+		}
+	}
+	id.Next = random()
+	if err := c.keep(ctx, id); err != nil {
+		return err
+	}
+	res, err := c.cfg.Store.Commit(ctx, Raise(id, c.cfg.Name, s))
+	if err != nil || !res.OK {
+		return err // the next look tells whether it happened
+	}
+	if err := c.keep(ctx, Raised(id)); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	c.confirmed = true
+	c.mu.Unlock()
+	c.relive()
+	return nil
+}
+
+// remember keeps in the journal which hosts there are.
+func (c *Cluster) remember(ctx context.Context, id Identity, s Sight) error {
+	c.mu.Lock()
+	selves := make([]store.KV, 0, len(c.selves))
+	for _, kv := range c.selves {
+		selves = append(selves, kv)
+	}
+	c.mu.Unlock()
+	news := false
+	for _, kv := range selves {
+		self, err := decode[Self](kv)
+		if err != nil {
+			return err
+		}
+		if h := hostOf(kv.Key, prefixSelf); h != id.ID {
+			news = id.Meets(h, self.Removed) || news
+		}
+	}
+	if !news {
+		return nil
+	}
+	id.Seen = max(id.Seen, s.Rev)
+	return c.keep(ctx, id)
+}
+
+// describe tells the others about this host.
+func (c *Cluster) describe(ctx context.Context, id Identity, s Sight) error {
+	h := c.cfg.Describe()
+	h.Version, h.Name = recordVersion, c.cfg.Name
+	value := encode(h)
+	c.mu.Lock()
+	same := string(c.described) == string(value) && c.hosts[prefixHosts+string(id.ID)].Rev != 0
+	c.mu.Unlock()
+	if same {
+		return nil
+	}
+	res, err := c.cfg.Store.Commit(ctx, store.Txn{If: Fence(id.ID, s), Then: []store.Op{store.Put(prefixHosts+string(id.ID), value)}})
+	if err == nil && res.OK {
+		c.mu.Lock()
+		c.described = value
+		c.mu.Unlock()
+	}
+	return err
+}
+
+// comeBack begins this host's part of a recovery; [Cluster.Told] ends it.
+func (c *Cluster) comeBack(ctx context.Context, id Identity, s Sight) (again bool, err error) {
+	rec, err := decode[Record](s.Cluster)
+	if err != nil {
+		return false, err
+	}
+	c.mu.Lock()
+	begun, told := c.returned == rec.Epoch, c.told == rec.Epoch
+	c.mu.Unlock()
+	switch {
+	case told:
+		return c.back(ctx, id, s)
+	case begun:
+		return false, nil
+	}
+	res, err := c.cfg.Store.Commit(ctx, Return(id, c.cfg.Name, s))
+	if err != nil || !res.OK {
+		return err == nil, err
+	}
+	c.mu.Lock()
+	c.returned, c.described = rec.Epoch, nil
+	c.mu.Unlock()
+	return true, nil
+}
+
+// back ends this host's part of a recovery. Revisions count anew from here.
+func (c *Cluster) back(ctx context.Context, id Identity, s Sight) (again bool, err error) {
+	txn, epoch, err := Back(id, s)
+	if err != nil {
+		return false, err
+	}
+	res, err := c.cfg.Store.Commit(ctx, txn)
+	if err != nil || !res.OK {
+		return err == nil, err
+	}
+	if err := c.keep(ctx, Returned(id, epoch, res.Rev), journal.Delete(bucketHost, keySeen)); err != nil {
+		return false, err
+	}
+	c.mu.Lock()
+	c.seen = res.Rev
+	c.mu.Unlock()
+	return true, nil
+}
+
+// Returning reports whether the pools may tell the store what they own.
+func (c *Cluster) Returning() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rec, err := decode[Record](c.sightSeen.Cluster)
+	return err == nil && c.verdict.Standing == Recovering && c.returned == rec.Epoch
+}
+
+// Told says that every pool has told a recovering store what it owns.
+func (c *Cluster) Told() {
+	c.mu.Lock()
+	rec, err := decode[Record](c.sightSeen.Cluster)
+	if err == nil && c.verdict.Standing == Recovering && c.returned == rec.Epoch {
+		c.told = rec.Epoch
+	}
+	c.mu.Unlock()
+	c.Wake()
+}
+
+// renew gives up an id that must not be used again.
+func (c *Cluster) renew(ctx context.Context, old Identity) error {
+	id := renew(old, old.Fingerprint)
+	id.UUID, id.Epoch = "", 0
+	id.Known, id.Removed = old.Known, append(old.Removed, old.ID)
+	if c.cfg.Renew != nil {
+		if err := c.cfg.Renew(ctx, id.op(), id.ID); err != nil {
+			return err
+		}
+	} else if err := c.cfg.Journal.Commit(ctx, id.op()); err != nil {
+		return err
+	}
+	c.cfg.Logger.Warn("this host has a new id: the old one was removed", "old", old.ID, "new", id.ID)
+	c.mu.Lock()
+	c.id, c.confirmed, c.described, c.seen = id, false, nil, 0
+	c.mu.Unlock()
+	c.relive()
+	return nil
+}
+
+// SeenOp keeps in the journal the highest revision that was seen; it goes along
+// with other writes.
+func (c *Cluster) SeenOp() journal.Op {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return journal.Put(bucketHost, keySeen, Identity{Seen: c.seen})
+}
+
+// ErrNotNow says that the cluster's standing forbids a change; the text says why.
+var ErrNotNow = errors.New("the cluster cannot change now")
+
+// refuse says why nothing may change, nil if it may.
+func (c *Cluster) refuse(standings ...Standing) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range standings {
+		if c.verdict.Standing == s {
+			return nil
+		}
+	}
+	if st := c.cfg.Store.Status(); !st.Up {
+		return fmt.Errorf("%w: %s", store.ErrDown, st.Why)
+	}
+	do := ""
+	switch c.verdict.Standing {
+	case Frozen, Freezing:
+		do = "; when all hosts are up, run `weft store recover`"
+	case Recovering, Waiting:
+		do = "; it goes on when all hosts are back (weft store status), or removed with `weft host rm`"
+	}
+	return fmt.Errorf("%w: %s: %s%s", ErrNotNow, c.verdict.Standing, c.verdict.Why, do)
+}
+
+// Ready is nil if this host may change owners, else it says why not.
+func (c *Cluster) Ready() error { return c.refuse(Member) }
+
+// Commit commits a change of a pool's owners, behind the fence.
+func (c *Cluster) Commit(ctx context.Context, p Pool, txn store.Txn) (store.Result, error) {
+	if err := c.refuse(Member, Recovering); err != nil {
+		return store.Result{}, fmt.Errorf("%w: %w", store.ErrDown, err)
+	}
+	c.mu.Lock()
+	key := PoolKey(p.Domain, p.Subnet)
+	record := c.pools[key]
+	fence := append(Fence(c.id.ID, c.sightSeen), store.Lives(key, record.Created))
+	c.mu.Unlock()
+	now, err := decode[Pool](record)
+	if err != nil || now.UUID != p.UUID {
+		return store.Result{}, fmt.Errorf("%w: the store does not know pool %s (yet)", store.ErrDown, p.Subnet)
+	}
+	// The chunk's condition stays the first one.
+	res, err := c.cfg.Store.Commit(ctx, store.Txn{If: append(append([]store.Cond(nil), txn.If...), fence...), Then: txn.Then})
+	switch {
+	case err == nil && res.OK:
+		c.sees(res.Rev)
+	case err == nil:
+		c.Wake()
+	}
+	return res, err
+}
+
+// Watch is the store's, for records of pools and asks.
+func (c *Cluster) Watch(ctx context.Context, prefix string, fn func(store.Update)) error {
+	return c.cfg.Store.Watch(ctx, prefix, fn)
+}
+
+// Known returns the cached record of a pool.
+func (c *Cluster) Known(domain string, subnet netip.Prefix) (Pool, bool) {
+	c.mu.Lock()
+	kv := c.pools[PoolKey(domain, subnet)]
+	c.mu.Unlock()
+	p, err := decode[Pool](kv)
+	return p, err == nil && kv.Rev != 0
+}

@@ -1,0 +1,260 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/weft-net/weft/internal/ownership"
+	"github.com/weft-net/weft/internal/store"
+)
+
+// Standing is what this host may do in the cluster.
+type Standing string
+
+// The standings.
+const (
+	// Apart: the store was not seen yet, or says nothing of use. Own addresses are
+	// handed out.
+	Apart Standing = "apart"
+	// Founding: the store is new and so is this host's knowledge: make the cluster.
+	Founding Standing = "founding"
+	// Raising: this run has to become the valid one first.
+	Raising Standing = "raising"
+	// Member: everything.
+	Member Standing = "member"
+	// Frozen: own addresses only, until `weft store recover`.
+	Frozen Standing = "frozen"
+	// Freezing: like Frozen, and the others do not know yet.
+	Freezing Standing = "freezing"
+	// Recovering: tell the store what this host owns.
+	Recovering Standing = "recovering"
+	// Waiting: told; others have not.
+	Waiting Standing = "waiting"
+	// Foreign: WEFT_STORE is another store than the one of this host's pools.
+	Foreign Standing = "foreign"
+	// Stopped: another run has this host's id. Nothing is handed out.
+	Stopped Standing = "stopped"
+	// Removed: an operator removed this host, or the cluster recovered without it.
+	// It needs a new id.
+	Removed Standing = "removed"
+)
+
+// Verdict is a standing and the reason for it in words.
+type Verdict struct {
+	Standing Standing
+	Why      string
+}
+
+// Sight is what one look at the store saw, all at revision Rev.
+type Sight struct {
+	Rev     int64
+	Cluster store.KV
+	Self    store.KV // this host's
+	// Back are the hosts that have told a recovering store, for its epoch.
+	Back []ownership.Host
+}
+
+// sightKeys are the keys of a Sight.
+func sightKeys(id ownership.Host) (cluster, self string) { return keyCluster, prefixSelf + string(id) }
+
+// Judge says what this host may do. confirmed says that this run raised its
+// incarnation already. It is pure.
+func Judge(id Identity, s Sight, confirmed bool) (Verdict, error) {
+	rec, err := decode[Record](s.Cluster)
+	if err != nil {
+		return Verdict{Apart, err.Error()}, err
+	}
+	self, err := decode[Self](s.Self)
+	if err != nil {
+		return Verdict{Apart, err.Error()}, err
+	}
+	switch {
+	case rec.UUID == "" && id.UUID == "":
+		return Verdict{Founding, "the store is new"}, nil
+	case rec.UUID == "":
+		return Verdict{Frozen, "the store was wiped: it does not know cluster " + id.UUID}, nil
+	case id.UUID != "" && id.UUID != rec.UUID:
+		return Verdict{Foreign, fmt.Sprintf("the store is of cluster %s, this host's pools are of %s", rec.UUID, id.UUID)}, nil
+	case self.Removed:
+		return Verdict{Removed, "this host was removed with `weft host rm`"}, nil
+	case rec.Phase == PhaseRecovering && id.Epoch < rec.Epoch && id.Nonce != "":
+		return Verdict{Recovering, rec.Why}, nil
+	case rec.Phase == PhaseRecovering:
+		return Verdict{Waiting, rec.Why}, nil
+	case rec.Phase == PhaseFrozen:
+		return Verdict{Frozen, rec.Why}, nil
+	case s.Rev < id.Seen && id.UUID != "":
+		return Verdict{Freezing, fmt.Sprintf("the store was restored from a backup: it is at revision %d, %d was seen", s.Rev, id.Seen)}, nil
+	case id.UUID != "" && id.Epoch < rec.Epoch:
+		return Verdict{Removed, "the cluster's store was recovered without this host"}, nil
+	case s.Self.Rev == 0 && id.Nonce != "":
+		return Verdict{Freezing, "the store was restored from a backup: it does not know this host"}, nil
+	case s.Self.Rev != 0 && (self.Nonce == "" || self.Nonce != id.Nonce && self.Nonce != id.Next):
+		return Verdict{Stopped, fmt.Sprintf("another run has this host's id (incarnation %d there, %d here): a copy of this host, or a journal that was put back; "+
+			"run `weft host rm --powered-off %s` elsewhere to let this one start anew", self.Incarnation, id.Incarnation, id.ID)}, nil
+	case !confirmed:
+		return Verdict{Raising, ""}, nil
+	}
+	return Verdict{Member, ""}, nil
+}
+
+// Mode is what the pools of a host may do.
+func (s Standing) Mode() ownership.Mode {
+	switch s {
+	case Member:
+		return ownership.Normal
+	case Recovering:
+		return ownership.Recovering
+	default:
+		return ownership.Frozen
+	}
+}
+
+// Allocates reports whether own addresses may be handed out.
+func (s Standing) Allocates() bool { return s != Stopped && s != Removed }
+
+// Found is the transaction that makes the cluster.
+func Found(uuid string) store.Txn {
+	rec := Record{Version: recordVersion, UUID: uuid, Epoch: 1, Phase: PhaseOK}
+	return store.Txn{If: []store.Cond{store.Unchanged(keyCluster, 0)}, Then: []store.Op{store.Put(keyCluster, encode(rec))}}
+}
+
+// Adopt returns the identity with the cluster's, at the first contact or after a
+// recovery.
+func Adopt(id Identity, s Sight) (Identity, error) {
+	rec, err := decode[Record](s.Cluster)
+	if err != nil {
+		return id, err
+	}
+	if id.UUID == "" {
+		id.UUID, id.Epoch = rec.UUID, rec.Epoch
+	}
+	return id, nil
+}
+
+// Raise is the transaction that makes this run the valid one. id.Next, durable in
+// the journal, is its nonce.
+func Raise(id Identity, name string, s Sight) store.Txn {
+	self := Self{Version: recordVersion, Incarnation: id.Incarnation + 1, Nonce: id.Next, Name: name}
+	_, key := sightKeys(id.ID)
+	return store.Txn{
+		If:   []store.Cond{store.Unchanged(keyCluster, s.Cluster.Rev), store.Unchanged(key, s.Self.Rev)},
+		Then: []store.Op{store.Put(key, encode(self))},
+	}
+}
+
+// Raised returns the identity after Raise.
+func Raised(id Identity) Identity {
+	id.Incarnation++
+	id.Nonce, id.Next = id.Next, ""
+	return id
+}
+
+// Freeze is the transaction that stops the whole cluster.
+func Freeze(id Identity, s Sight, why string) (store.Txn, error) {
+	rec, err := decode[Record](s.Cluster)
+	if err != nil {
+		return store.Txn{}, err
+	}
+	rec.Version, rec.Phase, rec.Why = recordVersion, PhaseFrozen, why+" (found by "+string(id.ID)+")"
+	return store.Txn{
+		If:   []store.Cond{store.Unchanged(keyCluster, s.Cluster.Rev)},
+		Then: []store.Op{store.Put(keyCluster, encode(rec))},
+	}, nil
+}
+
+// Recover is the transaction by which the operator lets all hosts tell the store
+// what they own. It waits for every host that id knows and that was not removed.
+func Recover(id Identity, s Sight) (store.Txn, error) {
+	rec, err := decode[Record](s.Cluster)
+	if err != nil {
+		return store.Txn{}, err
+	}
+	waits := append([]ownership.Host{id.ID}, id.Known...)
+	waits = append(waits, rec.Waits...)
+	waits = slices.DeleteFunc(waits, func(h ownership.Host) bool { return slices.Contains(id.Removed, h) })
+	slices.Sort(waits)
+	rec = Record{Version: recordVersion, UUID: id.UUID, Epoch: max(id.Epoch, rec.Epoch) + 1, Phase: PhaseRecovering,
+		Why: "`weft store recover` on " + string(id.ID), Waits: slices.Compact(waits)}
+	return store.Txn{
+		If:   []store.Cond{store.Unchanged(keyCluster, s.Cluster.Rev)},
+		Then: []store.Op{store.Put(keyCluster, encode(rec))},
+	}, nil
+}
+
+// Return is the transaction by which a host begins to tell a recovering store: its
+// own record and the tombstones that it knows.
+func Return(id Identity, name string, s Sight) store.Txn {
+	_, key := sightKeys(id.ID)
+	txn := store.Txn{
+		If:   []store.Cond{store.Unchanged(keyCluster, s.Cluster.Rev), store.Unchanged(key, s.Self.Rev)},
+		Then: []store.Op{store.Put(key, encode(Self{Version: recordVersion, Incarnation: id.Incarnation, Nonce: id.Nonce, Name: name}))},
+	}
+	for _, h := range id.Removed {
+		txn.Then = append(txn.Then, store.Put(prefixSelf+string(h), encode(Self{Version: recordVersion, Removed: true})))
+	}
+	return txn
+}
+
+// Back is the transaction that says that a host has told everything.
+func Back(id Identity, s Sight) (store.Txn, int, error) {
+	rec, err := decode[Record](s.Cluster)
+	if err != nil {
+		return store.Txn{}, 0, err
+	}
+	return store.Txn{
+		If:   []store.Cond{store.Unchanged(keyCluster, s.Cluster.Rev)},
+		Then: []store.Op{store.Put(BackKey(rec.Epoch, id.ID), []byte("{}"))},
+	}, rec.Epoch, nil
+}
+
+// BackKey is where a host says that it has told everything.
+func BackKey(epoch int, h ownership.Host) string { return fmt.Sprintf("%s%d/%s", prefixBack, epoch, h) }
+
+// Returned returns the identity after Back.
+func Returned(id Identity, epoch int, rev int64) Identity {
+	id.Epoch, id.Seen = epoch, rev
+	return id
+}
+
+// Thaw is the transaction that ends a recovery, and whether it is time: all hosts
+// that it waits for are back or were removed.
+func Thaw(id Identity, s Sight) (store.Txn, bool, error) {
+	rec, err := decode[Record](s.Cluster)
+	if err != nil || rec.Phase != PhaseRecovering {
+		return store.Txn{}, false, err
+	}
+	for _, h := range rec.Waits {
+		if !slices.Contains(s.Back, h) && !slices.Contains(id.Removed, h) {
+			return store.Txn{}, false, nil
+		}
+	}
+	rec.Phase, rec.Why, rec.Waits = PhaseOK, "", nil
+	return store.Txn{
+		If:   []store.Cond{store.Unchanged(keyCluster, s.Cluster.Rev)},
+		Then: []store.Op{store.Put(keyCluster, encode(rec))},
+	}, true, nil
+}
+
+// Remove is the transaction that leaves a tombstone for a host.
+func Remove(h ownership.Host, self store.KV) (store.Txn, error) {
+	rec, err := decode[Self](self)
+	if err != nil {
+		return store.Txn{}, err
+	}
+	rec.Version, rec.Removed = recordVersion, true
+	key := prefixSelf + string(h)
+	return store.Txn{
+		If: []store.Cond{store.Unchanged(key, self.Rev)},
+		Then: []store.Op{
+			store.Put(key, encode(rec)), store.Delete(prefixHosts + string(h)), store.DeletePrefix(prefixAsks + string(h) + "/"),
+		},
+	}, nil
+}
+
+// Fence is what must hold for a host to change an owner: the cluster is as it was
+// seen, and so is this host's run.
+func Fence(id ownership.Host, s Sight) []store.Cond {
+	cluster, self := sightKeys(id)
+	return []store.Cond{store.Unchanged(cluster, s.Cluster.Rev), store.Unchanged(self, s.Self.Rev)}
+}

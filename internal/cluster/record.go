@@ -1,0 +1,150 @@
+package cluster
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/weft-net/weft/internal/ownership"
+	"github.com/weft-net/weft/internal/store"
+)
+
+// recordVersion is the version of the records that this package writes.
+const recordVersion = 1
+
+// Keys of the store. Below them is the id of a host.
+const (
+	keyCluster   = "cluster"
+	prefixSelf   = "self/"  // Self: which run of a host is the valid one; tombstones
+	prefixHosts  = "hosts/" // Host: what others want to know about a host
+	prefixAlive  = "alive/" // on a lease: the host is connected
+	prefixBack   = "back/"  // Back: a host has told a restored store what it owns
+	prefixAsks   = "ask/"   // ownership.Ask, by the owner's id
+	prefixPools  = "pools/" // poolRecord, by domain and subnet
+	prefixOwners = "own/"   // ownership.Record, by the pool's UUID and chunk
+	keyIndex     = "index"  // changes with the set of pools
+)
+
+// Phase is what the cluster as a whole may do.
+type Phase string
+
+// The phases.
+const (
+	// PhaseOK: everything.
+	PhaseOK Phase = "ok"
+	// PhaseFrozen: a host saw that the store was restored or wiped; nothing changes
+	// its owner until an operator says `weft store recover`.
+	PhaseFrozen Phase = "frozen"
+	// PhaseRecovering: every host tells the store what it owns; the cluster goes on
+	// when all have.
+	PhaseRecovering Phase = "recovering"
+)
+
+// Record is the cluster's own record.
+type Record struct {
+	Version int    `json:"v"`
+	UUID    string `json:"uuid"`
+	Epoch   int    `json:"epoch"`
+	Phase   Phase  `json:"phase"`
+	// Why says why the cluster is frozen, and who found out.
+	Why string `json:"why,omitempty"`
+	// Waits are the hosts that have to come back before a recovery ends.
+	Waits []ownership.Host `json:"waits,omitempty"`
+}
+
+// Self says which run of a host is the valid one.
+type Self struct {
+	Version int `json:"v"`
+	// Incarnation counts the starts; Nonce tells two that counted alike apart.
+	Incarnation int    `json:"incarnation"`
+	Nonce       string `json:"nonce"`
+	// Removed is the tombstone of a host that an operator removed.
+	Removed bool   `json:"removed,omitempty"`
+	Name    string `json:"name,omitempty"`
+}
+
+// Host is what others want to know about a host.
+type Host struct {
+	Version int    `json:"v"`
+	Name    string `json:"name"`
+	// Address is the one by which other hosts reach it, if known.
+	Address netip.Addr `json:"address,omitzero"`
+	// Routes are the subnets that it reaches directly; dynamic pools avoid them.
+	Routes []netip.Prefix `json:"routes,omitempty"`
+}
+
+// Errors of the cluster.
+var (
+	// ErrNewer says that a record was written by a later version of weft.
+	ErrNewer = errors.New("a record of the cluster is of a newer version of weft: update weft on this host")
+	// ErrDamaged says that a record cannot be read.
+	ErrDamaged = errors.New("a record of the cluster is damaged")
+)
+
+func encode(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("a record of plain fields does not encode: " + err.Error()) // it cannot happen
+	}
+	return b
+}
+
+// decode reads a record of any of the types above; an absent one is the zero value.
+func decode[T any](kv store.KV) (T, error) {
+	var v T
+	if kv.Rev == 0 {
+		return v, nil
+	}
+	var head struct {
+		Version int `json:"v"`
+	}
+	if err := json.Unmarshal(kv.Value, &head); err != nil {
+		return v, fmt.Errorf("%w: %s: %w", ErrDamaged, kv.Key, err)
+	}
+	if head.Version > recordVersion {
+		return v, fmt.Errorf("%w (%s has version %d, this weft knows %d)", ErrNewer, kv.Key, head.Version, recordVersion)
+	}
+	if err := json.Unmarshal(kv.Value, &v); err != nil {
+		return v, fmt.Errorf("%w: %s: %w", ErrDamaged, kv.Key, err)
+	}
+	return v, nil
+}
+
+// Identity is who this host is and what it last knew of its store. The journal
+// keeps it.
+type Identity struct {
+	ID ownership.Host `json:"id"`
+	// Fingerprint is that of the machine on which the id was made.
+	Fingerprint string `json:"fingerprint,omitempty"`
+	// UUID and Epoch are the cluster's; UUID is empty before the first contact.
+	UUID  string `json:"uuid,omitempty"`
+	Epoch int    `json:"epoch,omitempty"`
+	// Incarnation and Nonce are this host's valid ones, Next the nonce that is about
+	// to become valid.
+	Incarnation int    `json:"incarnation,omitempty"`
+	Nonce       string `json:"nonce,omitempty"`
+	Next        string `json:"next,omitempty"`
+	// Seen is the highest revision of the store that was seen.
+	Seen int64 `json:"seen,omitempty"`
+	// Known are the other hosts of the cluster, and Removed those of them that an
+	// operator removed.
+	Known   []ownership.Host `json:"known,omitempty"`
+	Removed []ownership.Host `json:"removed,omitempty"`
+}
+
+// Meets says that a host is known, and whether it was removed. It reports whether
+// that is news.
+func (id *Identity) Meets(h ownership.Host, removed bool) bool {
+	news := false
+	if !slices.Contains(id.Known, h) {
+		id.Known = append(id.Known, h)
+		news = true
+	}
+	if removed && !slices.Contains(id.Removed, h) {
+		id.Removed = append(id.Removed, h)
+		news = true
+	}
+	return news
+}

@@ -1,0 +1,302 @@
+package store_test
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weft-net/weft/internal/store"
+	"github.com/weft-net/weft/internal/store/storetest"
+)
+
+// saysDown waits until a store that cannot work is known to be down, and checks
+// what it says.
+func saysDown(t testing.TB, cfg store.Config, class error, words ...string) {
+	t.Helper()
+	s := open(t, cfg)
+	start := time.Now()
+	_, err := s.Commit(t.Context(), store.Txn{Then: []store.Op{store.Put("x", nil)}})
+	if !errors.Is(err, store.ErrDown) || class != nil && !errors.Is(err, class) || errors.Is(err, store.ErrUnknown) {
+		t.Errorf("Commit: %v, want %v", err, class)
+	}
+	for _, w := range words {
+		if !strings.Contains(err.Error(), w) || !strings.Contains(s.Status().Why, w) {
+			t.Errorf("%q and %q lack %q", err, s.Status().Why, w)
+		}
+	}
+	if d := time.Since(start); d > noticeDown {
+		t.Errorf("the first Commit waited %s", d)
+	}
+	refusesAtOnce(t, s)
+}
+
+// TestDenied: a wrong password, no password and a foreign prefix are told apart
+// from an outage, and logins that expire are renewed.
+func TestDenied(t *testing.T) {
+	t.Parallel()
+	forEachEtcd(t, storetest.Config{Auth: true}, func(t *testing.T, c *storetest.Cluster) {
+		good := config(c)
+		s := open(t, good)
+		m := watch(t, s, "d/")
+		put(t, s, "d/1", "1")
+		m.catchUp(t, s, "d/")
+
+		bad := good
+		bad.Password = "wrong"
+		saysDown(t, bad, store.ErrDenied, "WEFT_STORE_PASSWORD", c.Endpoint(0))
+		bad.User, bad.Password = "", ""
+		saysDown(t, bad, store.ErrDenied, "WEFT_STORE_USER")
+		bad = good
+		bad.Endpoints += "/foreign"
+		saysDown(t, bad, store.ErrDenied, "grant-permission")
+
+		c.ExpireTokens()
+		put(t, s, "d/2", "2")
+		c.ExpireTokens()
+		if _, err := s.Read(t.Context(), "d/"); err != nil {
+			t.Errorf("Read after the login expired: %v", err)
+		}
+		m.catchUp(t, s, "d/")
+		c.Stop()
+		c.StartAll()
+		eventually(t, 5*time.Second, "it is up", s.Up)
+		put(t, s, "d/3", "3")
+		m.catchUp(t, s, "d/")
+
+		c.Ctl("role", "revoke-permission", "--prefix=true", "weft", "weft/")
+		_, err := s.Commit(t.Context(), store.Txn{Then: []store.Op{store.Put("d/4", nil)}})
+		if !errors.Is(err, store.ErrDenied) || errors.Is(err, store.ErrUnknown) {
+			t.Errorf("Commit without the permission: %v", err)
+		}
+		c.Ctl("role", "grant-permission", "--prefix=true", "weft", "readwrite", "weft/")
+		eventually(t, 5*time.Second, "it is up", s.Up)
+		put(t, s, "d/5", "5")
+		m.catchUp(t, s, "d/")
+		if get(t, s, "d/4").Rev != 0 {
+			t.Error("what was denied happened")
+		}
+	})
+}
+
+// TestTLS: with the right files it works, and every wrong one is named.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	forEachEtcd(t, storetest.Config{TLS: true}, func(t *testing.T, c *storetest.Cluster) {
+		s := open(t, config(c))
+		put(t, s, "t", "1")
+		dir := t.TempDir()
+		foreign := storetest.NewAuthority(t, dir, "foreign")
+		cert, key := foreign.Issue(t, "client")
+
+		cfg := config(c)
+		cfg.CA = foreign.CA
+		saysDown(t, cfg, nil, "WEFT_STORE_CA", c.Endpoint(0))
+		cfg = config(c)
+		cfg.Cert, cfg.Key = "", ""
+		saysDown(t, cfg, store.ErrDenied, "WEFT_STORE_CERT")
+		cfg.Cert, cfg.Key = cert, key
+		saysDown(t, cfg, store.ErrDenied, "WEFT_STORE_CERT")
+		saysDown(t, store.Config{Endpoints: "etcd://" + c.Endpoint(0)}, nil, "it may want TLS")
+		cfg = config(c)
+		cfg.CA, cfg.Cert, cfg.Key = "", "", ""
+		saysDown(t, cfg, nil, "WEFT_STORE_CA")
+	})
+	t.Run("names", func(t *testing.T) {
+		t.Parallel()
+		plain := storetest.Start(t, storetest.Config{Version: "3.5"})
+		ca := storetest.NewAuthority(t, t.TempDir(), "x").CA
+		saysDown(t, store.Config{Endpoints: plain.Endpoints(), CA: ca}, nil, "it speaks no TLS")
+		saysDown(t, store.Config{Endpoints: "etcd://nobody.invalid:1"}, nil, "its name is unknown")
+		saysDown(t, store.Config{Endpoints: "etcd://127.0.0.1:1,127.0.0.1:2"}, nil, "127.0.0.1:1, 127.0.0.1:2: nothing listens there")
+	})
+}
+
+// TestReadOnly: a full store says so; what is said not to have happened did not,
+// and what is said to have happened did; after the cure it goes on.
+func TestReadOnly(t *testing.T) {
+	forEach(t, storetest.Config{Quota: 16 << 20}, func(t *testing.T, s rig) {
+		small := put(t, s, "small", "1")
+		update := store.Txn{If: []store.Cond{store.Unchanged("small", small)}, Then: []store.Op{store.Put("small", []byte("2"))}}
+		if s.fake != nil {
+			s.fake.SetReadOnly(true)
+		} else {
+			fill(t, s)
+		}
+		if _, err := s.Commit(t.Context(), update); !errors.Is(err, store.ErrReadOnly) || errors.Is(err, store.ErrUnknown) {
+			t.Errorf("Commit: %v", err)
+		}
+		if kv := get(t, s, "small"); kv.Rev != small || !s.Up() {
+			t.Errorf("a refused Commit happened, or the store is down: %+v %+v", kv, s.Status())
+		}
+		if s.fake != nil {
+			s.fake.SetReadOnly(false)
+		} else {
+			s.cluster.Ctl("del", "--prefix", "weft/fill/")
+			s.cluster.Compact()
+			s.cluster.Ctl("defrag")
+			s.cluster.Ctl("alarm", "disarm")
+		}
+		if res := commit(t, s, update); !res.OK {
+			t.Errorf("after the cure: %+v", res)
+		}
+	})
+}
+
+// fill writes from many sides until the store is full, and checks that every
+// outcome was true.
+func fill(t *testing.T, s rig) {
+	var mu sync.Mutex
+	var writers sync.WaitGroup
+	outcomes := make(map[string]error)
+	value := make([]byte, 200<<10)
+	for w := range 8 {
+		writers.Go(func() {
+			for n := 0; ; n++ {
+				key := fmt.Sprintf("fill/%d/%d", w, n)
+				_, err := s.Commit(t.Context(), store.Txn{If: []store.Cond{store.Unchanged(key, 0)}, Then: []store.Op{store.Put(key, value)}})
+				mu.Lock()
+				outcomes[key] = err
+				mu.Unlock()
+				if errors.Is(err, store.ErrReadOnly) && !errors.Is(err, store.ErrUnknown) || err != nil && !errors.Is(err, store.ErrUnknown) || n > 1000 {
+					return
+				}
+			}
+		})
+	}
+	writers.Wait()
+	snap, err := s.Read(t.Context(), "fill/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := make(map[string]bool)
+	for _, kv := range snap.KVs {
+		there[kv.Key] = true
+	}
+	counts := make(map[string]int)
+	for key, err := range outcomes {
+		switch {
+		case err == nil:
+			counts["done"]++
+		case errors.Is(err, store.ErrUnknown):
+			counts[fmt.Sprintf("unknown, happened: %t", there[key])]++
+			continue
+		case errors.Is(err, store.ErrReadOnly):
+			counts["refused"]++
+		default:
+			t.Errorf("%s: %v", key, err)
+		}
+		if there[key] != (err == nil) {
+			t.Errorf("%s is there: %t, but Commit said: %v", key, there[key], err)
+		}
+	}
+	t.Logf("%v", counts)
+}
+
+// TestTooLarge: what is beyond a member's limits is refused, wherever that is seen.
+func TestTooLarge(t *testing.T) {
+	forEach(t, storetest.Config{Args: []string{"--max-request-bytes=20000"}}, func(t *testing.T, s rig) {
+		sizes := []int{2 << 20}
+		if s.cluster != nil {
+			sizes = append(sizes, 30_000, 1<<20)
+		}
+		for _, size := range sizes {
+			_, err := s.Commit(t.Context(), store.Txn{Then: []store.Op{store.Put("big", make([]byte, size))}})
+			if !errors.Is(err, store.ErrTooLarge) || errors.Is(err, store.ErrUnknown) {
+				t.Errorf("%d bytes: %v", size, err)
+			}
+		}
+		var many store.Txn
+		for i := range 129 {
+			many.Then = append(many.Then, store.Put(fmt.Sprint(i), nil))
+		}
+		if _, err := s.Commit(t.Context(), many); !errors.Is(err, store.ErrTooLarge) {
+			t.Errorf("129 changes: %v", err)
+		}
+		many.Then = many.Then[:128]
+		commit(t, s, many)
+		if get(t, s, "big").Rev != 0 {
+			t.Error("what was refused happened")
+		}
+	})
+}
+
+func TestConfig(t *testing.T) {
+	dir := t.TempDir()
+	a := storetest.NewAuthority(t, dir, "a")
+	cert, key := a.Issue(t, "client")
+	_, otherKey := a.Issue(t, "other")
+	for _, c := range []struct {
+		name string
+		cfg  store.Config
+		want string // the endpoints, or a part of the error
+		ok   bool
+	}{
+		{"one host", store.Config{Endpoints: "etcd://h1"}, "h1:2379", true},
+		{"hosts, ports, prefix", store.Config{Endpoints: "etcd://h1:1,10.0.0.1,h-2.x_y.example:65535/a/b"}, "h1:1 10.0.0.1:2379 h-2.x_y.example:65535", true},
+		{"IPv6", store.Config{Endpoints: "etcd://[::1],[fe80::1]:7/"}, "[::1]:2379 [fe80::1]:7", true},
+		{"system's authorities", store.Config{Endpoints: "etcds://h1"}, "h1:2379", true},
+		{"all files", store.Config{Endpoints: "etcd://h1", CA: a.CA, Cert: cert, Key: key, User: "u", Password: "p"}, "h1:2379", true},
+		{"nothing", store.Config{}, "WEFT_STORE", false},
+		{"no scheme", store.Config{Endpoints: "h1:2379"}, "etcd://", false},
+		{"http", store.Config{Endpoints: "http://h1:2379"}, "etcd://", false},
+		{"no host", store.Config{Endpoints: "etcd://"}, "neither a host name", false},
+		{"empty host", store.Config{Endpoints: "etcd://h1,,h2"}, "neither a host name", false},
+		{"space", store.Config{Endpoints: "etcd://h1, h2"}, `" h2"`, false},
+		{"twice", store.Config{Endpoints: "etcd://h1,h1:2379"}, "twice", false},
+		{"port 0", store.Config{Endpoints: "etcd://h1:0"}, `"0"`, false},
+		{"port too high", store.Config{Endpoints: "etcd://h1:65536"}, `"65536"`, false},
+		{"port name", store.Config{Endpoints: "etcd://h1:etcd"}, `"etcd"`, false},
+		{"port missing", store.Config{Endpoints: "etcd://h1:"}, `"h1:"`, false},
+		{"bare IPv6", store.Config{Endpoints: "etcd://fe80::1"}, "fe80::1", false},
+		{"IPv4 in brackets", store.Config{Endpoints: "etcd://[10.0.0.1]"}, "brackets", false},
+		{"half a bracket", store.Config{Endpoints: "etcd://[::1"}, "[::1", false},
+		{"bad IPv4", store.Config{Endpoints: "etcd://10.0.0.256"}, "10.0.0.256", false},
+		{"user in the text", store.Config{Endpoints: "etcd://u:p@h1"}, "u:p@h1", false},
+		{"empty part of the prefix", store.Config{Endpoints: "etcd://h1/a//b"}, "prefix", false},
+		{"query", store.Config{Endpoints: "etcd://h1/a?tls=1"}, "prefix", false},
+		{"user alone", store.Config{Endpoints: "etcd://h1", User: "u"}, "WEFT_STORE_PASSWORD", false},
+		{"password alone", store.Config{Endpoints: "etcd://h1", Password: "p"}, "WEFT_STORE_USER", false},
+		{"certificate alone", store.Config{Endpoints: "etcd://h1", Cert: cert}, "WEFT_STORE_KEY", false},
+		{"key alone", store.Config{Endpoints: "etcd://h1", Key: key}, "WEFT_STORE_CERT", false},
+		{"key of another", store.Config{Endpoints: "etcd://h1", Cert: cert, Key: otherKey}, "WEFT_STORE_KEY", false},
+		{"no such CA", store.Config{Endpoints: "etcd://h1", CA: filepath.Join(dir, "none")}, "WEFT_STORE_CA", false},
+		{"CA is a key", store.Config{Endpoints: "etcd://h1", CA: key}, "WEFT_STORE_CA", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, err := store.Open(c.cfg)
+			if err != nil {
+				if c.ok || !errors.Is(err, store.ErrConfig) || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("%v, want %q", err, c.want)
+				}
+				return
+			}
+			defer s.Close()
+			if got := strings.Join(s.Status().Endpoints, " "); !c.ok || got != c.want {
+				t.Errorf("endpoints %s, want %q", got, c.want)
+			}
+		})
+	}
+}
+
+// TestPrefix: two prefixes of one etcd do not see each other.
+func TestPrefix(t *testing.T) {
+	t.Parallel()
+	c := storetest.Start(t, storetest.Config{Version: "3.5"})
+	a, b := open(t, config(c)), open(t, store.Config{Endpoints: c.Endpoints() + "/two/parts"})
+	put(t, a, "k", "a")
+	m := watch(t, b, "")
+	put(t, b, "k", "b")
+	m.catchUp(t, b, "")
+	commit(t, b, store.Txn{Then: []store.Op{store.DeletePrefix("")}})
+	m.catchUp(t, b, "")
+	if kv := get(t, a, "k"); string(kv.Value) != "a" {
+		t.Errorf("%+v", kv)
+	}
+	if out := c.Ctl("get", "--prefix", "", "--keys-only"); strings.TrimSpace(out) != "weft/k" {
+		t.Errorf("keys %q", out)
+	}
+}

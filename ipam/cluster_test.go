@@ -1,0 +1,455 @@
+package ipam_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weft-net/weft/internal/cluster"
+	"github.com/weft-net/weft/internal/journal"
+	"github.com/weft-net/weft/internal/ownership"
+	"github.com/weft-net/weft/internal/store"
+	"github.com/weft-net/weft/ipam"
+)
+
+// member is one host of a cluster: its journal, its membership and its IPAM.
+type member struct {
+	*ipam.IPAM
+	tb      testing.TB
+	name    string
+	dir     string
+	store   cluster.Store
+	cluster *cluster.Cluster
+	journal *journal.Journal
+	stop    func()
+}
+
+// newMember starts a host on a store.
+func newMember(tb testing.TB, name string, s cluster.Store) *member {
+	tb.Helper()
+	m := &member{tb: tb, name: name, dir: tb.TempDir(), store: s}
+	m.start()
+	tb.Cleanup(func() { m.halt() })
+	return m
+}
+
+// start begins a run of the host on what its journal has.
+func (m *member) start() {
+	m.tb.Helper()
+	fatal := func(err error) {
+		m.tb.Helper()
+		if err != nil {
+			m.tb.Fatal(err)
+		}
+	}
+	var err error
+	m.journal, err = journal.Open(filepath.Join(m.dir, "journal.db"))
+	fatal(err)
+	id, _, err := cluster.LoadIdentity(m.journal, "")
+	fatal(err)
+	var book *ipam.IPAM
+	m.cluster = cluster.New(cluster.Config{
+		Store: m.store, Journal: m.journal, Identity: id, Name: m.name,
+		Renew:    func(ctx context.Context, op journal.Op, id ownership.Host) error { return book.Renew(ctx, op, id) },
+		OnChange: func() { book.Poke() },
+	})
+	book, err = ipam.New(ipam.Config{Journal: m.journal, Seed: seed, Cluster: m.cluster})
+	fatal(err)
+	m.IPAM = book
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = m.cluster.Run(ctx) })
+	wg.Go(func() { _ = book.Run(ctx) })
+	j := m.journal
+	m.stop = func() {
+		cancel()
+		wg.Wait()
+		_ = j.Close()
+	}
+}
+
+// halt ends the run; it may be repeated.
+func (m *member) halt() {
+	if m.stop != nil {
+		m.stop()
+		m.stop = nil
+	}
+}
+
+func (m *member) restart() {
+	m.halt()
+	m.start()
+}
+
+// pool requests a pool, with its gateway.
+func (m *member) pool(subnet string, more ...string) string {
+	m.tb.Helper()
+	req := ipam.PoolRequest{Space: ipam.LocalSpace}
+	if subnet != "" {
+		req.Subnet = prefix(subnet)
+	}
+	if len(more) > 0 {
+		req.Range = prefix(more[0])
+	}
+	p, err := m.RequestPool(context.Background(), req)
+	if err != nil {
+		m.tb.Fatalf("%s: %v", m.name, err)
+	}
+	if _, err := m.RequestAddress(context.Background(), ipam.AddressRequest{PoolID: p.ID, Gateway: true}); err != nil {
+		m.tb.Fatalf("%s: gateway: %v", m.name, err)
+	}
+	return p.ID
+}
+
+func (m *member) get(pool string) netip.Addr {
+	m.tb.Helper()
+	a, err := m.RequestAddress(context.Background(), ipam.AddressRequest{PoolID: pool})
+	if err != nil {
+		m.tb.Fatalf("%s: %v", m.name, err)
+	}
+	return a.Addr()
+}
+
+func (m *member) explicit(pool, addr string) error {
+	_, err := m.RequestAddress(context.Background(), ipam.AddressRequest{PoolID: pool, Address: netip.MustParseAddr(addr)})
+	return err
+}
+
+// eventually waits for a condition.
+func eventually(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			tb.Fatalf("never: %s", what)
+		}
+	}
+}
+
+func TestClusterSharesAPool(t *testing.T) {
+	fake := store.NewFake()
+	seen := make(map[netip.Addr]string)
+	for i := range 3 {
+		m := newMember(t, fmt.Sprintf("h%d", i+1), fake.Peer())
+		id := m.pool("10.1.0.0/24")
+		for range 70 {
+			a := m.get(id)
+			if who := seen[a]; who != "" {
+				t.Fatalf("%s has %s, which %s has", m.name, a, who)
+			}
+			seen[a] = m.name
+		}
+	}
+}
+
+func TestClusterGatewayIsShared(t *testing.T) {
+	fake := store.NewFake()
+	a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
+	req := ipam.PoolRequest{Space: ipam.LocalSpace, Subnet: prefix("10.1.0.0/24")}
+	pa, err := a.RequestPool(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := netip.MustParsePrefix("10.1.0.9/24")
+	got, err := a.RequestAddress(t.Context(), ipam.AddressRequest{PoolID: pa.ID, Gateway: true, Address: want.Addr()})
+	if err != nil || got != want {
+		t.Fatal(got, err)
+	}
+	pb, err := b.RequestPool(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err = b.RequestAddress(t.Context(), ipam.AddressRequest{PoolID: pb.ID, Gateway: true}); err != nil || got != want {
+		t.Fatalf("the second host got %v, %v", got, err)
+	}
+	if err := b.explicit(pb.ID, "10.1.0.9"); !errors.Is(err, ipam.ErrInUse) {
+		t.Fatal(err)
+	}
+}
+
+func TestClusterExplicitAddressOfAnotherHost(t *testing.T) {
+	fake := store.NewFake()
+	a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
+	pa, pb := a.pool("10.1.0.0/24"), b.pool("10.1.0.0/24")
+	x := a.get(pa)
+	if err := b.explicit(pb, x.String()); !errors.Is(err, ipam.ErrInUse) || !strings.Contains(err.Error(), "host a") {
+		t.Fatal(err)
+	}
+	if err := a.ReleaseAddress(t.Context(), pa, x); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.explicit(pb, x.String()); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.explicit(pa, x.String()); !errors.Is(err, ipam.ErrInUse) {
+		t.Fatal(err)
+	}
+	y := a.get(pa)
+	a.halt()
+	eventually(t, "a's lease ends", func() bool { return !b.cluster.Connected(a.cluster.Me()) })
+	begin := time.Now()
+	if err := b.explicit(pb, y.String()); !errors.Is(err, ipam.ErrOwner) || !strings.Contains(err.Error(), "host a") || time.Since(begin) > time.Second {
+		t.Fatalf("after %v: %v", time.Since(begin), err)
+	}
+}
+
+func TestClusterWithoutItsStore(t *testing.T) {
+	fake := store.NewFake()
+	a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
+	pa, pb := a.pool("10.1.0.0/20"), b.pool("10.1.0.0/20")
+	held := a.get(pa)
+	b.get(pb)
+	down := func(down bool) {
+		for _, m := range []*member{a, b} {
+			m.store.(*store.Fake).SetDown(down)
+		}
+	}
+	down(true)
+	for range 20 {
+		a.get(pa)
+		b.get(pb)
+	}
+	begin := time.Now()
+	if _, err := a.RequestPool(t.Context(), ipam.PoolRequest{Space: ipam.LocalSpace, Subnet: prefix("10.9.0.0/24")}); !errors.Is(err, ipam.ErrStore) {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took > time.Second {
+		t.Fatalf("refused after %v", took)
+	}
+	a.restart()
+	a.get(pa)
+	if err := a.ReleaseAddress(t.Context(), pa, held); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.explicit(pa, held.String()); err != nil {
+		t.Fatal(err)
+	}
+	down(false)
+	eventually(t, "a is a member again", func() bool { return a.cluster.Ready() == nil })
+	a.pool("10.9.0.0/24")
+}
+
+func TestClusterPoolEnds(t *testing.T) {
+	fake := store.NewFake()
+	a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
+	pa, pb := a.pool("10.1.0.0/24"), b.pool("10.1.0.0/24")
+	a.get(pa)
+	b.get(pb)
+	for m, id := range map[*member]string{a: pa, b: pb} {
+		if err := m.ReleasePool(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "nothing of the pool is left", func() bool {
+		pools, _ := fake.Read(t.Context(), "pools/")
+		owners, _ := fake.Read(t.Context(), "own/")
+		return len(pools.KVs)+len(owners.KVs) == 0
+	})
+	a.get(a.pool("10.1.0.0/24"))
+}
+
+// TestClusterSmallPools has many hosts on few addresses: every address is handed
+// out, each once, and then the error says who has them.
+func TestClusterSmallPools(t *testing.T) {
+	for _, c := range []struct {
+		hosts  int
+		subnet string
+		free   int
+	}{{8, "10.1.0.0/28", 13}, {60, "10.2.0.0/24", 253}} {
+		t.Run(fmt.Sprintf("%d hosts in %s", c.hosts, c.subnet), func(t *testing.T) {
+			t.Parallel()
+			fake := store.NewFake()
+			var hosts []*member
+			var ids []string
+			for i := range c.hosts {
+				hosts = append(hosts, newMember(t, fmt.Sprintf("h%d", i), fake.Peer()))
+				ids = append(ids, hosts[i].pool(c.subnet))
+			}
+			seen := make(map[netip.Addr]int)
+			for n := range c.free {
+				i := n % c.hosts
+				a, err := hosts[i].RequestAddress(t.Context(), ipam.AddressRequest{PoolID: ids[i]})
+				if err != nil {
+					t.Fatalf("address %d of %d: %v", n+1, c.free, err)
+				}
+				if _, twice := seen[a.Addr()]; twice {
+					t.Fatalf("%s twice", a)
+				}
+				seen[a.Addr()] = i
+			}
+			_, err := hosts[0].RequestAddress(t.Context(), ipam.AddressRequest{PoolID: ids[0]})
+			if !errors.Is(err, ipam.ErrExhausted) || !strings.Contains(err.Error(), "owners: ") {
+				t.Fatal(err)
+			}
+			for a, i := range seen {
+				if err := hosts[i].ReleaseAddress(t.Context(), ids[i], a); err != nil {
+					t.Fatal(err)
+				}
+				break
+			}
+			hosts[0].get(ids[0])
+		})
+	}
+}
+
+func TestClusterDynamicPoolsDiffer(t *testing.T) {
+	fake := store.NewFake()
+	a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
+	seen := make(map[string]bool)
+	for range 3 {
+		for _, m := range []*member{a, b} {
+			p, err := m.RequestPool(t.Context(), ipam.PoolRequest{Space: ipam.LocalSpace})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if seen[p.Subnet.String()] {
+				t.Fatalf("%s twice", p.Subnet)
+			}
+			seen[p.Subnet.String()] = true
+		}
+	}
+	if _, err := b.RequestPool(t.Context(), ipam.PoolRequest{Space: ipam.LocalSpace, Subnet: prefix("172.17.128.0/17")}); !errors.Is(err, ipam.ErrOverlap) {
+		t.Fatal(err)
+	}
+}
+
+// never is a host that nobody reaches.
+func never(netip.Addr) bool { return false }
+
+func TestClusterRemovedHost(t *testing.T) {
+	fake := store.NewFake()
+	a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
+	pa, pb := a.pool("10.1.0.0/28"), b.pool("10.1.0.0/28")
+	x := a.get(pa)
+	if _, err := b.cluster.RemoveHost(t.Context(), "a", never); !errors.Is(err, cluster.ErrConnected) {
+		t.Fatal(err)
+	}
+	a.halt()
+	eventually(t, "a's lease ends", func() bool { return !b.cluster.Connected(a.cluster.Me()) })
+	if _, err := b.cluster.RemoveHost(t.Context(), "a", never); err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[netip.Addr]bool)
+	last := netip.Addr{}
+	for range 13 {
+		last = b.get(pb)
+		got[last] = true
+	}
+	if !got[x] {
+		t.Fatalf("%s was not used again: %v", x, got)
+	}
+	old := a.cluster.Me()
+	a.start()
+	eventually(t, "a has a new id", func() bool { return a.cluster.Me() != old && a.cluster.Ready() == nil })
+	if _, err := a.RequestAddress(t.Context(), ipam.AddressRequest{PoolID: pa}); !errors.Is(err, ipam.ErrExhausted) {
+		t.Fatal(err)
+	}
+}
+
+func TestClusterStoreIsRestored(t *testing.T) {
+	fake := store.NewFake()
+	a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
+	pa, pb := a.pool("10.1.0.0/24"), b.pool("10.1.0.0/24")
+	a.get(pa)
+	backup := fake.Clone()
+	seen := make(map[netip.Addr]bool)
+	for range 40 {
+		seen[a.get(pa)], seen[b.get(pb)] = true, true
+	}
+	fake.Restore(backup)
+	eventually(t, "both are frozen", func() bool {
+		return a.cluster.Verdict().Standing == cluster.Frozen && b.cluster.Verdict().Standing == cluster.Frozen
+	})
+	if _, err := a.RequestPool(t.Context(), ipam.PoolRequest{Space: ipam.LocalSpace, Subnet: prefix("10.9.0.0/24")}); !errors.Is(err, ipam.ErrStore) {
+		t.Fatal(err)
+	}
+	if err := b.cluster.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both are members", func() bool { return a.cluster.Ready() == nil && b.cluster.Ready() == nil })
+	for range 40 {
+		for _, x := range []netip.Addr{a.get(pa), b.get(pb)} {
+			if seen[x] {
+				t.Fatalf("%s twice", x)
+			}
+			seen[x] = true
+		}
+	}
+}
+
+func TestClusterStoreIsWiped(t *testing.T) {
+	fake := store.NewFake()
+	a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
+	pa, pb := a.pool("10.1.0.0/24"), b.pool("10.1.0.0/24")
+	seen := map[netip.Addr]bool{a.get(pa): true, b.get(pb): true}
+	fake.Wipe()
+	eventually(t, "both are frozen", func() bool {
+		return a.cluster.Verdict().Standing == cluster.Frozen && b.cluster.Verdict().Standing == cluster.Frozen
+	})
+	if err := a.cluster.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both are members", func() bool { return a.cluster.Ready() == nil && b.cluster.Ready() == nil })
+	for range 100 {
+		for _, x := range []netip.Addr{a.get(pa), b.get(pb)} {
+			if seen[x] {
+				t.Fatalf("%s twice", x)
+			}
+			seen[x] = true
+		}
+	}
+}
+
+func TestClusterStoreIsChanged(t *testing.T) {
+	a := newMember(t, "a", store.NewFake())
+	pa := a.pool("10.1.0.0/20")
+	a.get(pa)
+	a.halt()
+	a.store = store.NewFake()
+	other := newMember(t, "b", a.store)
+	other.pool("10.8.0.0/24")
+	a.start()
+	eventually(t, "a sees a foreign store", func() bool { return a.cluster.Verdict().Standing == cluster.Foreign })
+	a.get(pa)
+	if _, err := a.RequestPool(t.Context(), ipam.PoolRequest{Space: ipam.LocalSpace, Subnet: prefix("10.9.0.0/24")}); !errors.Is(err, ipam.ErrStore) {
+		t.Fatal(err)
+	}
+	p, err := a.RequestPool(t.Context(), ipam.PoolRequest{Space: ipam.LocalSpace, Subnet: prefix("10.9.0.0/24"), Options: map[string]string{"domain": "host"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.get(p.ID)
+}
+
+// TestClusterClone starts a copy of a host's journal on another machine.
+func TestClusterClone(t *testing.T) {
+	fake := store.NewFake()
+	a := newMember(t, "a", fake.Peer())
+	pa := a.pool("10.1.0.0/24")
+	a.get(pa)
+	a.halt()
+	file := filepath.Join(t.TempDir(), "journal.db")
+	b, err := os.ReadFile(filepath.Join(a.dir, "journal.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.start()
+	eventually(t, "a is a member again", func() bool { return a.cluster.Ready() == nil })
+	clone := &member{tb: t, name: "clone", dir: filepath.Dir(file), store: fake.Peer()}
+	clone.start()
+	t.Cleanup(clone.halt)
+	eventually(t, "the copy is stopped", func() bool { return clone.cluster.Verdict().Standing == cluster.Stopped })
+	if _, err := clone.RequestAddress(t.Context(), ipam.AddressRequest{PoolID: pa}); !errors.Is(err, ipam.ErrHost) {
+		t.Fatal(err)
+	}
+	a.get(pa)
+}

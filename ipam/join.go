@@ -1,0 +1,198 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/weft-net/weft/internal/cluster"
+	"github.com/weft-net/weft/internal/journal"
+)
+
+// waitPool is how long a new pool may wait for the store.
+const waitPool = 5 * time.Second
+
+// ownersPrefix is where the owners of a share's addresses are.
+func ownersPrefix(sh *share) string { return cluster.OwnersPrefix(sh.rec.Pool.UUID) }
+
+// isShared reports whether a pool like this is the cluster's. A pool that is on a
+// book of this host alone already stays so.
+func (m *IPAM) isShared(id poolID) bool {
+	if m.cfg.Cluster == nil || id.space != spaceLocal || id.domain == DomainHost {
+		return false
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := m.books[id.bookKey]
+	return b == nil || b.share != nil
+}
+
+// join makes this host a member of the pool of id, whose subnet is chosen if it has
+// none. The share stays until release is called.
+func (m *IPAM) join(ctx context.Context, req PoolRequest, id *poolID, bits int) (release func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, waitPool)
+	defer cancel()
+	var choose func([]cluster.Pool) (netip.Prefix, error)
+	if !id.subnet.IsValid() {
+		choose = func(all []cluster.Pool) (netip.Prefix, error) { return m.chooseShared(req, bits, all) }
+	} else if err := m.keepShare(ctx, id.bookKey); err != nil {
+		return nil, err
+	}
+	if err := m.awaitCluster(ctx); err != nil {
+		m.dropShare(id.bookKey)
+		return nil, noStore(id.subnet, err)
+	}
+	pool, err := m.cfg.Cluster.Join(ctx, id.domain, id.subnet, choose)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		m.dropShareLocked(id.bookKey)
+		if errors.Is(err, cluster.ErrOverlap) {
+			return nil, refuse(ErrOverlap, "choose another --subnet, remove the network that has it on its host, or keep separate books with --ipam-opt domain=NAME", "%v", err)
+		}
+		if _, refused := errors.AsType[*Error](err); refused {
+			return nil, err
+		}
+		return nil, noStore(id.subnet, err)
+	}
+	id.subnet = pool.Subnet
+	sh := m.shareOf(id.bookKey)
+	switch {
+	case sh == nil:
+		sh = m.addShare(shareRecord{Store: m.cfg.Cluster.UUID(), Pool: pool}, nil)
+		sh.joining++
+	case choose != nil:
+		sh.joining++
+	}
+	sh.rejoin = sh.rejoin || sh.rec.Pool.UUID != pool.UUID
+	m.notify(sh)
+	return func() { m.dropShare(sh.rec.key()) }, nil
+}
+
+func noStore(subnet netip.Prefix, err error) error {
+	what := "a new pool"
+	if subnet.IsValid() {
+		what = "the new pool " + subnet.String()
+	}
+	return refuse(ErrStore, "look at `weft store status`, or make a network of this host alone with --ipam-opt domain=host", "%s has to be known to all hosts: %v", what, err)
+}
+
+// awaitCluster waits for a host that has just started to be a member.
+func (m *IPAM) awaitCluster(ctx context.Context) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := m.cfg.Cluster.Ready()
+		standing := m.cfg.Cluster.Verdict().Standing
+		young := standing == cluster.Apart || standing == cluster.Founding || standing == cluster.Raising
+		if err == nil || !young || !m.cfg.Cluster.Up() {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-tick.C:
+		}
+	}
+}
+
+func (m *IPAM) shareOf(key bookKey) *share {
+	if b := m.books[key]; b != nil {
+		return b.share
+	}
+	return nil
+}
+
+// keepShare keeps the share of a book, if there is one, from being left, and waits
+// until nobody is leaving it.
+func (m *IPAM) keepShare(ctx context.Context, key bookKey) error {
+	m.mu.Lock()
+	sh := m.shareOf(key)
+	if sh == nil {
+		m.mu.Unlock()
+		return nil
+	}
+	sh.joining++
+	for sh.leaving {
+		changed := sh.changed
+		m.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			m.dropShare(key)
+			return ctx.Err()
+		case <-changed:
+		}
+		m.mu.Lock()
+	}
+	m.mu.Unlock()
+	return nil
+}
+
+func (m *IPAM) dropShare(key bookKey) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.dropShareLocked(key)
+}
+
+func (m *IPAM) dropShareLocked(key bookKey) {
+	if sh := m.shareOf(key); sh != nil && sh.joining > 0 {
+		sh.joining--
+		m.poke()
+	}
+}
+
+// chooseShared chooses a subnet that no pool of the cluster, no pool of this host
+// and no host's route has.
+func (m *IPAM) chooseShared(req PoolRequest, bits int, all []cluster.Pool) (netip.Prefix, error) {
+	taken := wide(m.cfg.Routes())
+	for _, p := range all {
+		taken = append(taken, p.Subnet)
+	}
+	for _, h := range m.cfg.Cluster.Hosts() {
+		if !h.Removed {
+			taken = append(taken, wide(h.Routes)...)
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.dynamicSubnet(req, bits, taken)
+}
+
+// moved takes over the pool that a share joined again. If it is another life of it,
+// this host owns nothing of it.
+func (m *IPAM) moved(ctx context.Context, sh *share, pool cluster.Pool) error {
+	if pool.UUID == sh.rec.Pool.UUID {
+		return nil
+	}
+	if err := m.enter(ctx, whole); err != nil {
+		return err
+	}
+	defer m.gate.Release(whole)
+	m.mu.Lock()
+	rec := shareRecord{Store: m.cfg.Cluster.UUID(), Pool: pool}
+	var ops []journal.Op
+	for first := range sh.own.Entries() {
+		ops = append(ops, journal.Delete(bucketOwned, ownedKey(sh.rec.Pool.UUID, first)))
+	}
+	tokens := m.tokensOf(sh.rec.key())
+	for _, p := range tokens {
+		changed := p.rec
+		changed.Share = &rec
+		ops = append(ops, putPool(p, changed))
+	}
+	m.mu.Unlock()
+	if err := m.cfg.Journal.Commit(ctx, ops...); err != nil {
+		return fmt.Errorf("pool %s joined again: %w", pool.Subnet, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range tokens {
+		p.rec.Share = &rec
+	}
+	m.rewatch(sh)
+	sh.rec = rec
+	m.setOwn(sh, m.me(), nil)
+	return nil
+}
