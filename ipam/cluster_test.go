@@ -52,7 +52,7 @@ func (m *member) start() {
 	var err error
 	m.journal, err = journal.Open(filepath.Join(m.dir, "journal.db"))
 	fatal(err)
-	id, _, err := cluster.LoadIdentity(m.journal, "")
+	id, _, err := cluster.LoadIdentity(m.journal, cluster.Fingerprint{})
 	fatal(err)
 	var book *ipam.IPAM
 	m.cluster = cluster.New(cluster.Config{

@@ -22,6 +22,7 @@ func TestFences(t *testing.T) {
 	only := map[string]string{ // library → the one place for it
 		"github.com/vishvananda/": "internal/kernel", "github.com/coreos/go-iptables": "internal/firewall",
 		"github.com/google/nftables": "internal/firewall", "github.com/godbus/dbus": "internal/firewall", "go.etcd.io/bbolt": "internal/journal", "github.com/spf13/cobra": "cmd/weft",
+		"go.etcd.io/etcd": "internal/store", "google.golang.org/grpc": "internal/store",
 		"github.com/docker/go-plugins-helpers": "plugin",
 	}
 	never := map[string][]string{ // package → what it must not import

@@ -42,6 +42,8 @@ func command() *cobra.Command {
 		endpointsCommand(),
 		portsCommand(),
 		ipamCommand(),
+		hostCommand(),
+		storeCommand(),
 		resetCommand(),
 		versionCommand(),
 		manCommand(),

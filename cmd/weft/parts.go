@@ -60,7 +60,7 @@ func (h *house) openIPAM(cfg config.Config, log *slog.Logger) (*ipam.IPAM, error
 	if err != nil {
 		return nil, err
 	}
-	return ipam.New(ipam.Config{Journal: h.journal, Seed: h.hostID, Pools: pools, Routes: h.onLink, Logger: log, Holders: h.ipamHolders})
+	return ipam.New(ipam.Config{Journal: h.journal, Seed: h.hostID, Pools: pools, Routes: h.onLink, Logger: log, Holders: h.ipamHolders, Cluster: h.cluster})
 }
 
 // onLink are the subnets that this host reaches; dynamic pools avoid them.

@@ -19,6 +19,7 @@ import (
 	"github.com/weft-net/weft/driver"
 	"github.com/weft-net/weft/internal/admin"
 	"github.com/weft-net/weft/internal/build"
+	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/config"
 	"github.com/weft-net/weft/internal/daemon"
 	"github.com/weft-net/weft/internal/engine"
@@ -26,6 +27,7 @@ import (
 	"github.com/weft-net/weft/internal/hostport"
 	"github.com/weft-net/weft/internal/journal"
 	"github.com/weft-net/weft/internal/kernel"
+	"github.com/weft-net/weft/internal/store"
 	"github.com/weft-net/weft/ipam"
 	"github.com/weft-net/weft/plugin"
 )
@@ -64,7 +66,7 @@ func serveCommand() *cobra.Command {
 		Long: "serve is what the plugin and the systemd unit run. Settings are environment variables:\n\n" + settingsHelp(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			err := serve(cmd.Context(), f)
-			if errors.Is(err, config.ErrSetting) || errors.Is(err, ipam.ErrConfig) {
+			if errors.Is(err, config.ErrSetting) || errors.Is(err, ipam.ErrConfig) || errors.Is(err, store.ErrConfig) {
 				return startError{err}
 			}
 			return err
@@ -80,7 +82,7 @@ func serveCommand() *cobra.Command {
 func settingsHelp() string {
 	var text strings.Builder
 	for _, s := range config.Settings() {
-		fmt.Fprintf(&text, "  %-12s %s (default %q)\n", s.Name, s.Help, s.Default)
+		fmt.Fprintf(&text, "  %-19s %s (default %q)\n", s.Name, s.Help, s.Default)
 	}
 	return text.String()
 }
@@ -99,6 +101,12 @@ type house struct {
 	engine   *engine.Engine
 	driver   *driver.Driver
 	ipam     *ipam.IPAM
+
+	// Only with WEFT_STORE.
+	store    *store.Store
+	cluster  *cluster.Cluster
+	identity cluster.Identity
+	renewed  bool // the journal was another machine's
 }
 
 // serve listens first, so that the engine's ten seconds are kept, then takes up
@@ -128,6 +136,9 @@ func serve(ctx context.Context, f serveFlags) (retErr error) {
 	if err := h.driver.Restore(ctx); err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	if err := h.settleIdentity(ctx); err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	handler := plugin.New(plugin.Config{Network: bound{driver.NewWire(h.driver), h.ipam}, IPAM: ipam.NewWire(h.ipam), Logger: log})
 	if err := daemon.Notify("READY=1"); err != nil {
 		log.Warn("systemd", "err", err)
@@ -138,6 +149,8 @@ func serve(ctx context.Context, f serveFlags) (retErr error) {
 		daemon.Task{Name: "reconcile", Run: h.reconcile},
 		daemon.Task{Name: "leaks", Run: h.collectLeaks},
 		daemon.Task{Name: "engine", Run: h.engine.Run},
+		daemon.Task{Name: "ipam", Run: h.ipam.Run},
+		daemon.Task{Name: "cluster", Run: h.runCluster},
 		daemon.Task{Name: "later", Run: h.later.Run},
 	)
 }
@@ -186,6 +199,9 @@ func open(ctx context.Context, cfg config.Config, f serveFlags, log *slog.Logger
 	if err != nil {
 		return nil, err
 	}
+	if err := h.openCluster(cfg.Store, part); err != nil {
+		return nil, err
+	}
 	h.ipam, err = h.openIPAM(cfg, part("ipam"))
 	return h, err
 }
@@ -194,6 +210,9 @@ func open(ctx context.Context, cfg config.Config, f serveFlags, log *slog.Logger
 // containers keep their network while weft is away.
 func (h *house) close() error {
 	var errs []error
+	if h.store != nil {
+		errs = append(errs, h.store.Close())
+	}
 	if h.ports != nil {
 		h.ports.Close()
 	}
@@ -207,6 +226,15 @@ func (h *house) close() error {
 		errs = append(errs, h.journal.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// runCluster keeps the membership; a host on its own has none.
+func (h *house) runCluster(ctx context.Context) error {
+	if h.cluster == nil {
+		<-ctx.Done()
+		return nil
+	}
+	return h.cluster.Run(ctx)
 }
 
 // reconcile runs the driver's loop with hints from the kernel and the firewall.

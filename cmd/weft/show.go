@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -63,6 +65,7 @@ func statusCommand() *cobra.Command {
 		fmt.Fprintf(w, "Version:\t%s\n", s.Build.Version)
 		fmt.Fprintf(w, "Running:\tpid %d since %s\n", s.PID, s.Started.Format(time.RFC3339))
 		fmt.Fprintf(w, "Engine:\t%s\n", engine)
+		printCluster(w, s.Store)
 		fmt.Fprintf(w, "Networks:\t%d\n", s.Networks)
 		fmt.Fprintf(w, "Endpoints:\t%d (%d in a container)\n", s.Endpoints, s.Joined)
 		fmt.Fprintf(w, "attach=direct:\t%s\n", direct)
@@ -77,6 +80,18 @@ func statusCommand() *cobra.Command {
 		}
 		fmt.Fprintf(w, "Journal:\t%s\n", s.Journal)
 	})
+}
+
+// printCluster is the line about the cluster in the status.
+func printCluster(w io.Writer, s *admin.StoreStatus) {
+	switch {
+	case s == nil:
+		fmt.Fprintln(w, "Cluster:\tnone, this host is on its own")
+	case s.Problem != "":
+		fmt.Fprintf(w, "Cluster:\t%s\n", s.Problem)
+	default:
+		fmt.Fprintf(w, "Cluster:\t%s at %s\n", s.Standing, strings.Join(s.Endpoints, ", "))
+	}
 }
 
 func networksCommand() *cobra.Command {
@@ -122,7 +137,7 @@ func portsCommand() *cobra.Command {
 
 func ipamCommand() *cobra.Command {
 	return show("ipam", "List the address pools of weft's IPAM driver", (*admin.Client).Pools, func(w io.Writer, list []admin.Pool) {
-		fmt.Fprintln(w, "SUBNET\tRANGE\tDOMAIN\tUSED\tFREE\tNETWORK ID\tADDRESSES")
+		fmt.Fprintln(w, "SUBNET\tRANGE\tDOMAIN\tUSED\tFREE\tCOOLING\tOWNERS\tNETWORK ID\tADDRESSES")
 		for _, p := range list {
 			limit := "-"
 			if p.Range.IsValid() {
@@ -130,15 +145,48 @@ func ipamCommand() *cobra.Command {
 			}
 			var used []string
 			for _, a := range p.Addresses {
-				text := a.Address.String()
-				if note := cmp.Or(a.Name, a.Kind); note != "endpoint" {
-					text += " (" + note + ")"
-				}
-				used = append(used, text)
+				used = append(used, addressText(a))
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%.12s\t%s\n", p.Subnet, limit, p.Domain, p.Used, p.Free, p.Network, strings.Join(used, ", "))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%s\t%.12s\t%s\n", p.Subnet, limit, p.Domain, p.Used, p.Free, len(p.Cooling),
+				ownersText(p.Cluster), p.Network, strings.Join(used, ", "))
 		}
 	})
+}
+
+// addressText is an address with what is special about it.
+func addressText(a admin.Address) string {
+	var notes []string
+	if note := cmp.Or(a.Name, a.Kind); note != "endpoint" {
+		notes = append(notes, note)
+	}
+	if a.Leaked {
+		notes = append(notes, "leaked")
+	}
+	if a.Conflict {
+		notes = append(notes, "CONFLICT")
+	}
+	if len(notes) == 0 {
+		return a.Address.String()
+	}
+	return a.Address.String() + " (" + strings.Join(notes, ", ") + ")"
+}
+
+// ownersText says which hosts own how many addresses of a pool.
+func ownersText(c *admin.PoolCluster) string {
+	if c == nil {
+		return "this host alone"
+	}
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(c.Owners)) {
+		out = append(out, fmt.Sprintf("%s %d", name, c.Owners[name]))
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Dead)) {
+		out = append(out, fmt.Sprintf("%s %d (removed)", name, c.Dead[name]))
+	}
+	if len(c.Bad) > 0 {
+		out = append(out, fmt.Sprintf("%d records that cannot be read", len(c.Bad)))
+	}
+	return cmp.Or(strings.Join(out, ", "), "-")
 }
 
 func words[T fmt.Stringer](list []T) string {

@@ -9,17 +9,27 @@ import (
 	"github.com/weft-net/weft/driver"
 	"github.com/weft-net/weft/internal/admin"
 	"github.com/weft-net/weft/internal/build"
+	"github.com/weft-net/weft/internal/ownership"
+	"github.com/weft-net/weft/ipam"
 )
 
 // source answers the operator's commands from the daemon's parts.
 func (h *house) source() admin.Source {
-	return admin.Source{Status: h.status, Networks: h.networks, Endpoints: h.endpoints, Ports: h.publishedPorts, Pools: h.pools, Reset: h.reset}
+	return admin.Source{Status: h.status, Networks: h.networks, Endpoints: h.endpoints, Ports: h.publishedPorts, Pools: h.pools, Reset: h.reset,
+		Hosts: h.hosts, RemoveHost: h.removeHost, Store: h.storeStatus, Recover: h.recoverStore}
 }
 
 func (h *house) status(ctx context.Context) (admin.Status, error) {
 	st := admin.Status{Build: build.Read(version), PID: os.Getpid(), Started: h.started, Journal: h.flags.journal, HostID: h.hostID}
 	if info, ok := h.engine.Info(); ok {
 		st.Engine = &info
+	}
+	if h.cluster != nil {
+		view, err := h.storeStatus(ctx)
+		if err != nil {
+			return st, err
+		}
+		st.Store, st.HostID = &view, view.HostID
 	}
 	st.Direct, st.DirectWhy = h.engine.DirectSafe()
 	fw := h.firewall.Status(ctx)
@@ -78,13 +88,47 @@ func (h *house) pools(context.Context) ([]admin.Pool, error) {
 	out := []admin.Pool{}
 	for _, p := range h.ipam.View() {
 		v := admin.Pool{ID: p.ID, Space: p.Space, Domain: p.Domain, Network: p.Network, Subnet: p.Subnet, Range: p.Range,
-			Used: p.Used, Free: p.Free, Since: p.Since, Addresses: []admin.Address{}}
+			Used: p.Used, Free: p.Free, Since: p.Since, Addresses: []admin.Address{}, Cooling: p.Cooling, Cluster: h.poolCluster(p.Cluster)}
 		for _, a := range p.Addresses {
-			v.Addresses = append(v.Addresses, admin.Address{Address: a.Address, Kind: string(a.Kind), Name: a.Name, Since: a.Since})
+			v.Addresses = append(v.Addresses, admin.Address{Address: a.Address, Kind: string(a.Kind), Name: a.Name, Since: a.Since,
+				Leaked: a.Leaked, Conflict: a.Conflict})
 		}
 		out = append(out, v)
 	}
 	return out, nil
+}
+
+// poolCluster turns ids of hosts into names.
+func (h *house) poolCluster(v *ipam.ClusterView) *admin.PoolCluster {
+	if v == nil {
+		return nil
+	}
+	name := func(id ownership.Host) string {
+		if h.cluster == nil {
+			return string(id)
+		}
+		return h.cluster.Name(id)
+	}
+	out := &admin.PoolCluster{UUID: v.Pool, Members: []string{}, Owners: map[string]int{}, Own: v.Own, Unowned: v.Unowned, Shared: v.Shared}
+	for _, id := range v.Members {
+		out.Members = append(out.Members, name(id))
+	}
+	for id, n := range v.Owners {
+		out.Owners[name(id)] += n
+	}
+	for id, n := range v.Dead {
+		if out.Dead == nil {
+			out.Dead = map[string]int{}
+		}
+		out.Dead[name(id)] += n
+	}
+	for first, err := range v.Bad {
+		if out.Bad == nil {
+			out.Bad = map[string]string{}
+		}
+		out.Bad[first.String()] = err.Error()
+	}
+	return out
 }
 
 // reset removes everything that weft made; what is left of the engine's own

@@ -27,6 +27,8 @@ type Status struct {
 	Started time.Time  `json:"started"`
 	Journal string     `json:"journal"`
 	HostID  string     `json:"hostID"`
+	// Store is nil for a host on its own.
+	Store *StoreStatus `json:"store,omitempty"`
 	// Engine is nil while the engine does not answer.
 	Engine *engine.Info `json:"engine"`
 	// Direct says whether attach=direct is in force, DirectWhy why not.
@@ -111,6 +113,30 @@ type Pool struct {
 	Free      uint64    `json:"free"`
 	Since     time.Time `json:"since"`
 	Addresses []Address `json:"addresses"`
+	// Cooling are free addresses that were in use lately, oldest first: they are used
+	// last.
+	Cooling []netip.Addr `json:"cooling,omitempty"`
+	// Cluster is nil for a pool of this host alone.
+	Cluster *PoolCluster `json:"cluster,omitempty"`
+}
+
+// PoolCluster is what the hosts of a cluster have in common of a pool.
+type PoolCluster struct {
+	// UUID is the pool's; its owners are below own/UUID/ in the store.
+	UUID string `json:"uuid"`
+	// Members are the names of hosts with a network on the pool.
+	Members []string `json:"members"`
+	// Owners and Dead count addresses by the name of the host, the latter of hosts
+	// that were removed.
+	Owners map[string]int `json:"owners"`
+	Dead   map[string]int `json:"dead,omitempty"`
+	// Own can be handed out here without asking anybody; Unowned nobody has.
+	Own     int    `json:"own"`
+	Unowned uint64 `json:"unowned"`
+	// Shared are gateways and aux addresses, which no host owns.
+	Shared []netip.Addr `json:"shared,omitempty"`
+	// Bad are records of the store that this host cannot read.
+	Bad map[string]string `json:"bad,omitempty"`
 }
 
 // Address is one address of a pool.
@@ -121,4 +147,36 @@ type Address struct {
 	// Name is the container's, where the engine tells it (29.0 and later).
 	Name  string    `json:"name,omitempty"`
 	Since time.Time `json:"since"`
+	// Leaked says that the engine did not know it when it was last asked; Conflict
+	// that the store gives it to another host.
+	Leaked   bool `json:"leaked,omitempty"`
+	Conflict bool `json:"conflict,omitempty"`
+}
+
+// StoreStatus is the store as this host sees it.
+type StoreStatus struct {
+	Endpoints []string `json:"endpoints"`
+	// Up says that it answers; Why not, and Since when.
+	Up       bool      `json:"up"`
+	Why      string    `json:"why,omitempty"`
+	Since    time.Time `json:"since"`
+	Revision int64     `json:"revision"`
+	// Cluster is the cluster's UUID, HostID this host's id in it.
+	Cluster string `json:"cluster,omitempty"`
+	HostID  string `json:"hostID"`
+	// Standing is what this host may do, Reason why, and Problem the whole story
+	// with advice if it may not do everything.
+	Standing string `json:"standing"`
+	Reason   string `json:"reason,omitempty"`
+	Problem  string `json:"problem,omitempty"`
+	// WaitsFor are the hosts for which a recovery waits.
+	WaitsFor []string `json:"waitsFor,omitempty"`
+}
+
+// HostRemoval asks for the removal of a host from the cluster.
+type HostRemoval struct {
+	// Name is the host's name or id.
+	Name string `json:"name"`
+	// PoweredOff is the operator's word that the host is off.
+	PoweredOff bool `json:"poweredOff"`
 }

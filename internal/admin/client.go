@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+
+	"github.com/weft-net/weft/internal/cluster"
 )
 
 // ErrNotRunning means that no daemon answers on this host.
@@ -96,8 +99,36 @@ func (c *Client) Reset(ctx context.Context) error {
 	return err
 }
 
-func call[T any](ctx context.Context, c *Client, method, path string) (out T, retErr error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://weft"+path, http.NoBody)
+// Hosts lists the hosts of the cluster.
+func (c *Client) Hosts(ctx context.Context) ([]cluster.HostView, error) {
+	return call[[]cluster.HostView](ctx, c, http.MethodGet, "/hosts")
+}
+
+// RemoveHost removes a host from the cluster.
+func (c *Client) RemoveHost(ctx context.Context, req HostRemoval) (cluster.HostView, error) {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return cluster.HostView{}, err
+	}
+	return send[cluster.HostView](ctx, c, http.MethodPost, "/hosts/remove", bytes.NewReader(body))
+}
+
+// Store asks for the store as this host sees it.
+func (c *Client) Store(ctx context.Context) (StoreStatus, error) {
+	return call[StoreStatus](ctx, c, http.MethodGet, "/store")
+}
+
+// RecoverStore lets the cluster go on after its store was restored or wiped.
+func (c *Client) RecoverStore(ctx context.Context) (StoreStatus, error) {
+	return call[StoreStatus](ctx, c, http.MethodPost, "/store/recover")
+}
+
+func call[T any](ctx context.Context, c *Client, method, path string) (T, error) {
+	return send[T](ctx, c, method, path, http.NoBody)
+}
+
+func send[T any](ctx context.Context, c *Client, method, path string, body io.Reader) (out T, retErr error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://weft"+path, body)
 	if err != nil {
 		return out, err
 	}
@@ -106,18 +137,18 @@ func call[T any](ctx context.Context, c *Client, method, path string) (out T, re
 		return out, fmt.Errorf("ask %s: %w", c.socket, err)
 	}
 	defer func() { retErr = errors.Join(retErr, resp.Body.Close()) }()
-	body, err := io.ReadAll(resp.Body)
+	text, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return out, fmt.Errorf("ask %s: %w", c.socket, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		var f failure
-		if err := json.Unmarshal(body, &f); err != nil || f.Error == "" {
+		if err := json.Unmarshal(text, &f); err != nil || f.Error == "" {
 			return out, fmt.Errorf("ask %s%s: %s", c.socket, path, resp.Status)
 		}
 		return out, errors.New(f.Error)
 	}
-	if err := json.Unmarshal(body, &out); err != nil {
+	if err := json.Unmarshal(text, &out); err != nil {
 		return out, fmt.Errorf("ask %s%s: %w", c.socket, path, err)
 	}
 	return out, nil

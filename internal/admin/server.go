@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/weft-net/weft/internal/cluster"
 )
 
 // Source answers the commands; cmd makes it from the daemon's parts.
@@ -20,6 +22,12 @@ type Source struct {
 	Endpoints func(ctx context.Context) ([]Endpoint, error)
 	Ports     func(ctx context.Context) ([]Port, error)
 	Pools     func(ctx context.Context) ([]Pool, error)
+	// Hosts, RemoveHost, Store and Recover are about the cluster; on a host on its own
+	// they are errors.
+	Hosts      func(ctx context.Context) ([]cluster.HostView, error)
+	RemoveHost func(ctx context.Context, req HostRemoval) (cluster.HostView, error)
+	Store      func(ctx context.Context) (StoreStatus, error)
+	Recover    func(ctx context.Context) (StoreStatus, error)
 	// Reset removes everything that weft made on this host.
 	Reset func(ctx context.Context) error
 }
@@ -46,6 +54,10 @@ func Serve(ctx context.Context, dir string, src Source, log *slog.Logger) error 
 	get(mux, "GET /endpoints", src.Endpoints, log)
 	get(mux, "GET /ports", src.Ports, log)
 	get(mux, "GET /ipam", src.Pools, log)
+	get(mux, "GET /hosts", src.Hosts, log)
+	post(mux, "POST /hosts/remove", src.RemoveHost, log)
+	get(mux, "GET /store", src.Store, log)
+	get(mux, "POST /store/recover", src.Recover, log)
 	get(mux, "POST /reset", func(ctx context.Context) (struct{}, error) { return struct{}{}, src.Reset(ctx) }, log)
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() {
@@ -62,16 +74,35 @@ func Serve(ctx context.Context, dir string, src Source, log *slog.Logger) error 
 func get[T any](mux *http.ServeMux, route string, fn func(context.Context) (T, error), log *slog.Logger) {
 	mux.HandleFunc(route, func(w http.ResponseWriter, r *http.Request) {
 		v, err := fn(context.WithoutCancel(r.Context()))
-		var doc any = v
-		w.Header().Set("Content-Type", "application/json")
-		if err != nil {
-			w.WriteHeader(http.StatusInternalServerError)
-			doc = failure{Error: err.Error()}
-		}
-		if err := json.NewEncoder(w).Encode(doc); err != nil {
-			log.Debug("admin answer", "route", route, "err", err)
-		}
+		answer(w, route, v, err, log)
 	})
+}
+
+// maxQuestion bounds the body of a question.
+const maxQuestion = 64 << 10
+
+// post is get for a question with a body.
+func post[Q, T any](mux *http.ServeMux, route string, fn func(context.Context, Q) (T, error), log *slog.Logger) {
+	mux.HandleFunc(route, func(w http.ResponseWriter, r *http.Request) {
+		var q Q
+		var v T
+		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxQuestion)).Decode(&q)
+		if err == nil {
+			v, err = fn(context.WithoutCancel(r.Context()), q)
+		}
+		answer(w, route, v, err, log)
+	})
+}
+
+func answer(w http.ResponseWriter, route string, doc any, err error, log *slog.Logger) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		doc = failure{Error: err.Error()}
+	}
+	if err := json.NewEncoder(w).Encode(doc); err != nil {
+		log.Debug("admin answer", "route", route, "err", err)
+	}
 }
 
 type failure struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/weft-net/weft/internal/ownership"
 	"github.com/weft-net/weft/internal/store"
@@ -226,4 +227,17 @@ func (c *Cluster) Recover(ctx context.Context) error {
 	}
 	c.Wake()
 	return err
+}
+
+// WaitsFor are the hosts for which a recovery waits.
+func (c *Cluster) WaitsFor() []ownership.Host {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	rec, err := decode[Record](c.sightSeen.Cluster)
+	if err != nil || rec.Phase != PhaseRecovering {
+		return nil
+	}
+	return slices.DeleteFunc(rec.Waits, func(h ownership.Host) bool {
+		return slices.Contains(c.sightSeen.Back, h) || slices.Contains(c.id.Removed, h)
+	})
 }

@@ -308,7 +308,7 @@ func (c *Cluster) commit(ctx context.Context, txn store.Txn) error {
 
 // keep makes an identity durable and current.
 func (c *Cluster) keep(ctx context.Context, id Identity, ops ...journal.Op) error {
-	if err := c.cfg.Journal.Commit(ctx, append(ops, id.op())...); err != nil {
+	if err := c.cfg.Journal.Commit(ctx, append(ops, id.Op())...); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -461,14 +461,12 @@ func (c *Cluster) Told() {
 
 // renew gives up an id that must not be used again.
 func (c *Cluster) renew(ctx context.Context, old Identity) error {
-	id := renew(old, old.Fingerprint)
-	id.UUID, id.Epoch = "", 0
-	id.Known, id.Removed = old.Known, append(old.Removed, old.ID)
+	id := Identity{ID: ownership.Host(random()), Machine: old.Machine, Known: old.Known, Removed: append(old.Removed, old.ID)}
 	if c.cfg.Renew != nil {
-		if err := c.cfg.Renew(ctx, id.op(), id.ID); err != nil {
+		if err := c.cfg.Renew(ctx, id.Op(), id.ID); err != nil {
 			return err
 		}
-	} else if err := c.cfg.Journal.Commit(ctx, id.op()); err != nil {
+	} else if err := c.cfg.Journal.Commit(ctx, id.Op()); err != nil {
 		return err
 	}
 	c.cfg.Logger.Warn("this host has a new id: the old one was removed", "old", old.ID, "new", id.ID)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"slices"
 
 	"github.com/weft-net/weft/internal/journal"
 	"github.com/weft-net/weft/internal/ownership"
@@ -24,9 +25,30 @@ func random() string {
 	return hex.EncodeToString(b[:])
 }
 
+// A Fingerprint is what tells a machine from its copies. Parts that cannot be read
+// are empty and say nothing.
+type Fingerprint struct {
+	// Product is the machine's UUID by its firmware, Machine its machine-id.
+	Product string `json:"product,omitempty"`
+	Machine string `json:"machine,omitempty"`
+	// MACs are the permanent addresses of its network cards.
+	MACs []string `json:"macs,omitempty"`
+}
+
+// Same reports whether two fingerprints can be of one machine. A card may come or
+// go, but not all of them at once.
+func (f Fingerprint) Same(g Fingerprint) bool {
+	differ := func(a, b string) bool { return a != "" && b != "" && a != b }
+	if differ(f.Product, g.Product) || differ(f.Machine, g.Machine) {
+		return false
+	}
+	return len(f.MACs) == 0 || len(g.MACs) == 0 || slices.ContainsFunc(f.MACs, func(m string) bool { return slices.Contains(g.MACs, m) })
+}
+
 // LoadIdentity returns the journal's identity. A journal that has none, or one of
-// another machine, gives a new id, with renewed set if an older one was given up.
-func LoadIdentity(j *journal.Journal, fingerprint string) (id Identity, renewed bool, err error) {
+// another machine, gives a new id; renewed says that an older one was given up, so
+// that nothing that the journal owns may be used.
+func LoadIdentity(j *journal.Journal, machine Fingerprint) (id Identity, renewed bool, err error) {
 	known, err := journal.Load[Identity](j, bucketHost)
 	if err != nil {
 		return Identity{}, false, err
@@ -34,20 +56,19 @@ func LoadIdentity(j *journal.Journal, fingerprint string) (id Identity, renewed 
 	id, ok := known[keyIdentity]
 	switch {
 	case !ok:
-		return Identity{ID: ownership.Host(random()), Fingerprint: fingerprint}, false, nil
-	case id.Fingerprint != "" && fingerprint != "" && id.Fingerprint != fingerprint:
-		return renew(id, fingerprint), true, nil
+		return Identity{ID: ownership.Host(random()), Machine: machine}, false, nil
+	case !id.Machine.Same(machine):
+		return Identity{ID: ownership.Host(random()), Machine: machine}, true, nil
 	}
 	id.Seen = max(id.Seen, known[keySeen].Seen)
+	if len(machine.MACs) > 0 {
+		id.Machine = machine
+	}
 	return id, false, nil
 }
 
-// renew is the identity of a host that may not use its old one any more.
-func renew(old Identity, fingerprint string) Identity {
-	return Identity{ID: ownership.Host(random()), Fingerprint: fingerprint}
-}
-
-func (id Identity) op() journal.Op { return journal.Put(bucketHost, keyIdentity, id) }
+// Op keeps an identity in the journal.
+func (id Identity) Op() journal.Op { return journal.Put(bucketHost, keyIdentity, id) }
 
 // sight is one look at the store, in two linearizable reads: the later revision is
 // never older than what it is compared with.

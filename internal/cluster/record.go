@@ -116,8 +116,8 @@ func decode[T any](kv store.KV) (T, error) {
 // keeps it.
 type Identity struct {
 	ID ownership.Host `json:"id"`
-	// Fingerprint is that of the machine on which the id was made.
-	Fingerprint string `json:"fingerprint,omitempty"`
+	// Machine is the one on which the id was made.
+	Machine Fingerprint `json:"machine,omitzero"`
 	// UUID and Epoch are the cluster's; UUID is empty before the first contact.
 	UUID  string `json:"uuid,omitempty"`
 	Epoch int    `json:"epoch,omitempty"`

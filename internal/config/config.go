@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -27,6 +28,14 @@ type Config struct {
 	Scope string
 	// Pools is the text of WEFT_POOLS; package ipam gives it its meaning.
 	Pools string
+	// Store says which store the hosts of a cluster share; a zero one means that this
+	// host is alone. Package store gives it its meaning.
+	Store Store
+}
+
+// Store is the text of the settings WEFT_STORE and WEFT_STORE_*.
+type Store struct {
+	Endpoints, CA, Cert, Key, User, Password string
 }
 
 // A Setting is one variable.
@@ -41,6 +50,24 @@ func Settings() []Setting {
 		{"WEFT_LOG", "info", "log level: debug, info, warn or error", setLog},
 		{"WEFT_SCOPE", "local", "scope that the engine is told: local, or global for Swarm-managed options", setScope},
 		{"WEFT_POOLS", "", "pools for networks without --subnet: base/size, comma-separated, for instance 10.10.0.0/16/24,fd00:1::/48/64", setPools},
+		{"WEFT_STORE", "", "etcd that the hosts of a cluster share, for instance etcd://h1:2379,h2:2379; empty for a host on its own",
+			func(c *Config, v string) error { c.Store.Endpoints = v; return nil }},
+		{"WEFT_STORE_CA", "", "PEM file with the authority of the store's certificates, below /var/lib", file(func(c *Config) *string { return &c.Store.CA })},
+		{"WEFT_STORE_CERT", "", "PEM file with this host's certificate for the store, below /var/lib", file(func(c *Config) *string { return &c.Store.Cert })},
+		{"WEFT_STORE_KEY", "", "PEM file with the key of WEFT_STORE_CERT, below /var/lib", file(func(c *Config) *string { return &c.Store.Key })},
+		{"WEFT_STORE_USER", "", "user name for the store", func(c *Config, v string) error { c.Store.User = v; return nil }},
+		{"WEFT_STORE_PASSWORD", "", "password for the store", func(c *Config, v string) error { c.Store.Password = v; return nil }},
+	}
+}
+
+// file sets a path, which a plugin sees only where the host is mounted.
+func file(to func(*Config) *string) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		if !filepath.IsAbs(v) {
+			return errors.New("use an absolute path")
+		}
+		*to(c) = v
+		return nil
 	}
 }
 
@@ -91,6 +118,9 @@ func Parse(environ []string) (Config, error) {
 		if err := s.set(&c, v); err != nil {
 			return c, fmt.Errorf("%w: %s=%q: %w", ErrSetting, s.Name, v, err)
 		}
+	}
+	if c.Store.Endpoints == "" && c.Store != (Store{}) {
+		return c, fmt.Errorf("%w: WEFT_STORE is empty, but other settings of the store are not: set it too", ErrSetting)
 	}
 	for name := range given {
 		slices.Sort(names)

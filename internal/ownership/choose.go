@@ -173,13 +173,36 @@ func (p *Pool) Dead(a netip.Addr) (Host, bool) {
 
 // Owners returns how many addresses of rng each host owns.
 func (p *Pool) Owners(rng netip.Prefix) map[Host]int {
+	return p.countBy(rng, func(r Record) map[Host]Mask { return r.Owned })
+}
+
+// DeadOwners returns how many addresses of rng removed hosts had that nobody took
+// since.
+func (p *Pool) DeadOwners(rng netip.Prefix) map[Host]int {
+	return p.countBy(rng, func(r Record) map[Host]Mask { return r.Dead })
+}
+
+func (p *Pool) countBy(rng netip.Prefix, of func(Record) map[Host]Mask) map[Host]int {
 	out := make(map[Host]int)
 	for _, c := range p.order {
-		for h, m := range c.rec.Owned {
+		for h, m := range of(c.rec) {
 			if n := (m & within(c.first, rng)).Count(); n > 0 {
 				out[h] += n
 			}
 		}
+	}
+	return out
+}
+
+// AllShared returns the addresses that the hosts share, ascending.
+func (p *Pool) AllShared() []netip.Addr {
+	var out []netip.Addr
+	for _, c := range p.order {
+		var m Mask
+		for bit := range c.rec.Shared {
+			m |= bit
+		}
+		out = append(out, Addrs(c.first, m)...)
 	}
 	return out
 }

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/weft-net/weft/internal/admin"
+	"github.com/weft-net/weft/internal/cluster"
+	"github.com/weft-net/weft/internal/config"
+	"github.com/weft-net/weft/internal/journal"
+	"github.com/weft-net/weft/internal/ownership"
+	"github.com/weft-net/weft/internal/store"
+)
+
+// errAlone is the answer to what only a cluster has.
+var errAlone = errors.New("this host is on its own: it has no WEFT_STORE")
+
+// reachTime bounds the question whether a host still answers.
+const reachTime = 1500 * time.Millisecond
+
+// openCluster makes this host a member, if there is a store.
+func (h *house) openCluster(cfg config.Store, log func(string) *slog.Logger) error {
+	if cfg.Endpoints == "" {
+		return nil
+	}
+	var err error
+	h.store, err = store.Open(store.Config{
+		Endpoints: cfg.Endpoints, CA: cfg.CA, Cert: cfg.Cert, Key: cfg.Key, User: cfg.User, Password: cfg.Password, Logger: log("store"),
+	})
+	if err != nil {
+		return err
+	}
+	m := h.kernel.Machine()
+	id, renewed, err := cluster.LoadIdentity(h.journal, cluster.Fingerprint{Product: m.Product, Machine: m.ID, MACs: m.MACs})
+	if err != nil {
+		return err
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	h.renewed = renewed
+	h.cluster = cluster.New(cluster.Config{
+		Store: h.store, Journal: h.journal, Identity: id, Name: name, Describe: h.describe, Logger: log("cluster"),
+		Renew: func(ctx context.Context, op journal.Op, id ownership.Host) error {
+			return h.ipam.Renew(ctx, op, id)
+		},
+		OnChange: func() { h.ipam.Poke() },
+	})
+	h.identity = id
+	return nil
+}
+
+// settleIdentity makes the identity durable. That of a copy of another machine owns
+// nothing of what the journal says.
+func (h *house) settleIdentity(ctx context.Context) error {
+	if h.cluster == nil {
+		return nil
+	}
+	if !h.renewed {
+		return h.journal.Commit(ctx, h.identity.Op())
+	}
+	h.log.Warn("the journal is of another machine: this host starts with a new id that owns no addresses", "id", h.identity.ID)
+	return h.ipam.Renew(ctx, h.identity.Op(), h.identity.ID)
+}
+
+// describe is what other hosts want to know about this one.
+func (h *house) describe() cluster.Host {
+	out := cluster.Host{Routes: h.onLink()}
+	for _, far := range []string{"192.0.2.1", "2001:db8::1"} {
+		if a, err := h.kernel.Source(netip.MustParseAddr(far)); err == nil {
+			out.Address = a
+			break
+		}
+	}
+	return out
+}
+
+func (h *house) hosts(context.Context) ([]cluster.HostView, error) {
+	if h.cluster == nil {
+		return nil, errAlone
+	}
+	return h.cluster.Hosts(), nil
+}
+
+func (h *house) removeHost(ctx context.Context, req admin.HostRemoval) (cluster.HostView, error) {
+	if h.cluster == nil {
+		return cluster.HostView{}, errAlone
+	}
+	reachable := func(a netip.Addr) bool {
+		ok, err := h.kernel.Answers(a, reachTime)
+		if err != nil {
+			h.log.Warn("whether a host answers", "host", req.Name, "err", err)
+		}
+		return ok || err != nil
+	}
+	if req.PoweredOff {
+		reachable = nil
+	}
+	return h.cluster.RemoveHost(ctx, req.Name, reachable)
+}
+
+func (h *house) storeStatus(context.Context) (admin.StoreStatus, error) {
+	if h.cluster == nil {
+		return admin.StoreStatus{}, errAlone
+	}
+	st, v := h.store.Status(), h.cluster.Verdict()
+	out := admin.StoreStatus{
+		Endpoints: st.Endpoints, Up: st.Up, Why: st.Why, Since: st.Since, Revision: st.Rev,
+		Cluster: h.cluster.UUID(), HostID: string(h.cluster.Me()), Standing: string(v.Standing), Reason: v.Why,
+	}
+	if err := h.cluster.Ready(); err != nil {
+		out.Problem = err.Error()
+	}
+	for _, id := range h.cluster.WaitsFor() {
+		out.WaitsFor = append(out.WaitsFor, cmp.Or(h.cluster.Name(id), string(id)))
+	}
+	return out, nil
+}
+
+func (h *house) recoverStore(ctx context.Context) (admin.StoreStatus, error) {
+	if h.cluster == nil {
+		return admin.StoreStatus{}, errAlone
+	}
+	if err := h.cluster.Recover(ctx); err != nil {
+		return admin.StoreStatus{}, err
+	}
+	return h.storeStatus(ctx)
+}
