@@ -17,9 +17,9 @@ import (
 
 // How long a request may wait for the other hosts.
 const (
-	waitDynamic  = 2 * time.Second // this host owns no free address
-	waitExplicit = 3 * time.Second // another host owns the wanted one
-	waitShared   = 5 * time.Second // a gateway or aux address: a network is being made
+	waitDynamic  = 2 * time.Second         // this host owns no free address
+	waitExplicit = 2500 * time.Millisecond // another host owns the wanted one: 3 s with the engine
+	waitShared   = 5 * time.Second         // a gateway or aux address: a network is being made
 )
 
 // askAtOnce is how many owners are asked for any address at a time: what comes

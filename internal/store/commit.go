@@ -85,6 +85,9 @@ func (s *Store) commit(ctx context.Context, sess *session, t Txn, req clientTxn)
 	if cause := context.Cause(ctx); cause != nil {
 		err = fmt.Errorf("%w: %w", cause, err)
 	}
+	if errors.Is(out.class, ErrUnknown) && len(t.Then) == 0 {
+		out.class = ErrDown // nothing was to happen
+	}
 	if errors.Is(out.class, ErrReadOnly) && !s.surelyNot(outer, sess, t, before) {
 		out.class = ErrUnknown
 	}

@@ -19,7 +19,8 @@ const (
 	redialAfter    = 2 * time.Second         // connections that do not answer are made anew
 	loginTimeout   = 5 * time.Second
 	requestTimeout = 5 * time.Second // of requests without a deadline
-	leaveGrace     = time.Second     // for requests under way when another member is used
+	alertPatience  = 200 * time.Millisecond
+	leaveGrace     = 2 * time.Second // for requests under way when another member is used
 )
 
 // run is the health loop: it keeps one session on a member that answers
@@ -38,14 +39,11 @@ func (s *Store) run() {
 		case <-timer.C:
 		case <-s.kick:
 		}
-		if st.session != nil {
-			if h, err := s.probe(st.session.member, probePatience); err == nil {
-				answered = time.Now()
-				s.seen(st.session, h)
-				s.publish(st.session, nil)
-				timer.Reset(probeEvery)
-				continue
-			}
+		if st.session != nil && s.alive(st.session) {
+			answered = time.Now()
+			s.publish(st.session, nil)
+			timer.Reset(probeEvery)
+			continue
 		}
 		a, err := s.search(st.session == nil)
 		switch {
@@ -61,10 +59,17 @@ func (s *Store) run() {
 	}
 }
 
-// probe makes one linearizable read of a key that is never there.
-func (s *Store) probe(m *member, patience time.Duration) (*pb.ResponseHeader, error) {
-	ctx, cancel := context.WithTimeout(s.ctx, patience)
+// alive says whether the member in use answers.
+func (s *Store) alive(sess *session) bool {
+	ctx, cancel := context.WithTimeout(s.ctx, probePatience)
 	defer cancel()
+	header, err := s.probe(ctx, sess.member)
+	s.seen(sess, header)
+	return err == nil
+}
+
+// probe makes one linearizable read of a key that is never there.
+func (s *Store) probe(ctx context.Context, m *member) (*pb.ResponseHeader, error) {
 	cli, err := m.client(ctx)
 	if err != nil {
 		return nil, err
@@ -77,6 +82,9 @@ func (s *Store) probe(m *member, patience time.Duration) (*pb.ResponseHeader, er
 		if !judge(err, true).again {
 			break
 		}
+	}
+	if reason := m.refused(ctx, err); reason != nil {
+		err = reason
 	}
 	return nil, err
 }
@@ -91,10 +99,12 @@ type answer struct {
 // search probes all members at once and returns the first one that answers. With
 // redial, connections that were given enough time are made anew.
 func (s *Store) search(redial bool) (answer, error) {
+	ctx, cancel := context.WithTimeout(s.ctx, searchPatience)
+	defer cancel()
 	answers := make(chan answer, len(s.members))
 	for _, m := range s.members {
 		go func() {
-			header, err := s.probe(m, searchPatience)
+			header, err := s.probe(ctx, m)
 			answers <- answer{m, header, err}
 		}()
 	}

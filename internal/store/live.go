@@ -29,16 +29,13 @@ func (s *Store) Live(ctx context.Context, key string, value []byte, ttl time.Dur
 	pause := firstPause
 	for {
 		sess, err := s.awaitUp(ctx)
-		switch {
-		case ctx.Err() != nil:
+		if sess == nil {
 			l.end(ctx)
-			return nil
-		case err != nil:
 			return err
 		}
 		wait := ttl / 3
 		if err := l.refresh(ctx, sess); err != nil {
-			s.log.Debug("a lease is not refreshed", "key", key, "endpoint", sess.member.endpoint, "reason", explain(err).text)
+			s.log.Debug("a lease is not refreshed", "key", key, "endpoint", sess.member.endpoint, "reason", explain(err).String())
 			wait, pause = min(pause, wait), min(2*pause, lastPause)
 		} else {
 			pause = firstPause
@@ -65,7 +62,8 @@ type lease struct {
 func (l *lease) refresh(ctx context.Context, sess *session) error {
 	ctx, cancel := context.WithTimeout(ctx, min(l.ttl/2, requestTimeout))
 	defer cancel()
-	defer context.AfterFunc(sess.moved, cancel)()
+	ctx, stop := until(ctx, sess.moved)
+	defer stop()
 	if l.id != 0 {
 		_, err := sess.cli.KeepAliveOnce(ctx, l.id)
 		if errors.Is(rpctypes.Error(err), rpctypes.ErrLeaseNotFound) {
@@ -110,6 +108,6 @@ func (l *lease) end(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), revokeTimeout)
 	defer cancel()
 	if _, err := st.session.cli.Revoke(ctx, l.id); err != nil {
-		l.store.log.Debug("a lease is not revoked and runs out", "key", l.key, "reason", explain(err).text)
+		l.store.log.Debug("a lease is not revoked and runs out", "key", l.key, "reason", explain(err).String())
 	}
 }

@@ -2,7 +2,9 @@ package store
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,7 +13,9 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
 )
 
 // A member is one endpoint. It has a connection only while it is in use or tried.
@@ -31,9 +35,9 @@ type member struct {
 // it is made by logging in, which goes on when ctx ends first.
 func (m *member) client(ctx context.Context) (*clientv3.Client, error) {
 	m.mu.Lock()
-	if m.cli != nil {
+	if m.cli != nil || ctx.Err() != nil { // who comes after the end makes none
 		defer m.mu.Unlock()
-		return m.cli, nil
+		return m.cli, ctx.Err()
 	}
 	if m.dialed == nil {
 		m.dialed, m.err = make(chan struct{}), nil
@@ -60,7 +64,7 @@ func (m *member) dial(dialed chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err == nil && !m.wanted {
-		cli.Close()
+		closeClient(cli)
 		cli = nil
 	}
 	m.cli, m.err, m.born, m.dialed = cli, err, time.Now(), nil
@@ -73,10 +77,13 @@ func (m *member) drop(age time.Duration) {
 	defer m.mu.Unlock()
 	m.wanted = m.wanted && age > 0
 	if m.cli != nil && time.Since(m.born) >= age {
-		m.cli.Close()
+		closeClient(m.cli)
 		m.cli = nil
 	}
 }
+
+// closeClient ends a connection. It always fails: with the end of its own context.
+func closeClient(cli *clientv3.Client) { _ = cli.Close() }
 
 // forget leaves a client to the session that has it.
 func (m *member) forget(cli *clientv3.Client) {
@@ -85,6 +92,26 @@ func (m *member) forget(cli *clientv3.Client) {
 	if m.cli == cli {
 		m.cli = nil
 	}
+}
+
+// refused asks a member that broke a TLS connection why: its alert about our
+// certificate comes after the handshake, where gRPC often reads it too late.
+func (m *member) refused(ctx context.Context, err error) error {
+	if m.config.TLS == nil || status.Code(err) != codes.Unavailable || strings.Contains(err.Error(), "tls: ") {
+		return nil
+	}
+	conn, err := (&tls.Dialer{Config: m.config.TLS}).DialContext(ctx, "tcp", m.endpoint)
+	if err != nil {
+		return nil // gRPC has said this already
+	}
+	defer conn.Close()
+	if err := conn.SetReadDeadline(time.Now().Add(alertPatience)); err != nil {
+		return nil
+	}
+	if _, err = conn.Read(make([]byte, 1)); err != nil && strings.Contains(err.Error(), "tls: ") {
+		return err
+	}
+	return nil
 }
 
 // A session is the connection that requests use.
@@ -112,7 +139,7 @@ func (s *session) leave(grace time.Duration) {
 	s.move()
 	end := func() {
 		s.bury()
-		s.cli.Close()
+		closeClient(s.cli)
 	}
 	if grace == 0 {
 		end()
@@ -142,7 +169,7 @@ func clientConfig(ctx context.Context, cfg Config, t target, endpoint string) cl
 			grpc.WithDisableServiceConfig(),
 			grpc.WithStatsHandler(sentHandler{}),
 			grpc.WithChainUnaryInterceptor(failFast),
-			grpc.WithChainStreamInterceptor(failFastStream),
+			grpc.WithStreamInterceptor(failFastStream), // instead of one that logs in for every stream
 			grpc.WithDefaultCallOptions(grpc.MaxRetryRPCBufferSize(0)), // no transparent retry of what was sent
 			grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: 400 * time.Millisecond},
@@ -158,6 +185,9 @@ func failFast(ctx context.Context, method string, req, reply any, cc *grpc.Clien
 	return next(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
 }
 
+// failFastStream is failFast for streams. A token that has expired fails the stream
+// and is renewed by the next probe; the client would log in again for each stream,
+// which costs a server some 50 ms of its processor.
 func failFastStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, next grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	return next(ctx, desc, cc, method, append(opts, grpc.WaitForReady(false))...)
 }
@@ -177,8 +207,10 @@ func watchSent(ctx context.Context) (context.Context, *atomic.Bool) {
 // nothing was sent.
 type sentHandler struct{}
 
+// TagRPC does nothing.
 func (sentHandler) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
 
+// HandleRPC notes that a request is on its way, or answered.
 func (sentHandler) HandleRPC(ctx context.Context, s stats.RPCStats) {
 	switch s.(type) {
 	case *stats.OutHeader, *stats.OutPayload, *stats.InHeader, *stats.InPayload:
@@ -188,6 +220,8 @@ func (sentHandler) HandleRPC(ctx context.Context, s stats.RPCStats) {
 	}
 }
 
+// TagConn does nothing.
 func (sentHandler) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
 
+// HandleConn does nothing.
 func (sentHandler) HandleConn(context.Context, stats.ConnStats) {}

@@ -96,6 +96,35 @@ func TestOutage(t *testing.T) {
 	})
 }
 
+// TestBlackHole: a network that swallows packets is an outage like any other, and
+// its end is noticed although connections hang.
+func TestBlackHole(t *testing.T) {
+	t.Parallel()
+	forEachEtcd(t, storetest.Config{}, func(t *testing.T, c *storetest.Cluster) {
+		s := open(t, config(c))
+		m := watch(t, s, "")
+		put(t, s, "a", "1")
+		c.Cut(0)
+		t.Logf("cut: known down after %s", took(t, noticeDown, "it is down", func() bool { return !s.Up() }))
+		refusesAtOnce(t, s)
+		other := open(t, config(c)) // never had a connection
+		_, err := other.Commit(t.Context(), store.Txn{Then: []store.Op{store.Put("b", nil)}})
+		if !errors.Is(err, store.ErrDown) || errors.Is(err, store.ErrUnknown) {
+			t.Errorf("Commit into a black hole: %v", err)
+		}
+		storetest.Eventually(t, 10*time.Second, "some seconds pass", func() error {
+			if d := time.Since(s.Status().Since); d < 4*time.Second {
+				return errors.New(d.String())
+			}
+			return nil
+		})
+		c.Heal(0)
+		t.Logf("healed: known up after %s", took(t, noticeUp+time.Second, "it is up", s.Up))
+		put(t, s, "a", "2")
+		m.catchUp(t, s, "")
+	})
+}
+
 // TestOneSlowRequest: a member that stalls for a moment is not down.
 func TestOneSlowRequest(t *testing.T) {
 	t.Parallel()
@@ -245,4 +274,26 @@ func TestLive(t *testing.T) {
 		}
 		t.Logf("process died: record gone after %s", took(t, 10*time.Second, "it is gone", func() bool { return get(t, s, "host/b").Rev == 0 }))
 	})
+}
+
+// BenchmarkCommit is a Txn with a condition, over loopback to one member whose data
+// is in memory.
+func BenchmarkCommit(b *testing.B) {
+	c := storetest.Start(b, storetest.Config{Version: "3.5"})
+	s := open(b, config(c))
+	rev := put(b, s, "k", "")
+	for b.Loop() {
+		rev = commit(b, s, store.Txn{If: []store.Cond{store.Unchanged("k", rev)}, Then: []store.Op{store.Put("k", nil)}}).Rev
+	}
+}
+
+// BenchmarkDown is a Commit while the store is known to be down.
+func BenchmarkDown(b *testing.B) {
+	s := open(b, store.Config{Endpoints: "etcd://127.0.0.1:9"})
+	txn := store.Txn{Then: []store.Op{store.Put("k", nil)}}
+	for b.Loop() {
+		if _, err := s.Commit(b.Context(), txn); !errors.Is(err, store.ErrDown) {
+			b.Fatal(err)
+		}
+	}
 }

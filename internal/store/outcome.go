@@ -32,8 +32,7 @@ func (f *failure) Unwrap() []error { return append(slices.Clone(f.classes), f.ca
 
 // reason returns why an error of this package happened.
 func reason(err error) string {
-	var f *failure
-	if errors.As(err, &f) {
+	if f, ok := errors.AsType[*failure](err); ok {
 		return f.why
 	}
 	return err.Error()
@@ -46,8 +45,7 @@ func (s *Store) problem(class error, endpoint string, cause error) error {
 	if endpoint == "" {
 		f.at = strings.Join(s.endpoints, ",")
 	}
-	var all endpointErrors
-	if errors.As(cause, &all) {
+	if all, ok := errors.AsType[endpointErrors](cause); ok {
 		f.why = all.Error()
 		for _, e := range all {
 			f.add(explain(e.err).class)
@@ -55,7 +53,7 @@ func (s *Store) problem(class error, endpoint string, cause error) error {
 		return f
 	}
 	x := explain(cause)
-	f.why = x.text
+	f.why = x.String()
 	f.add(x.class)
 	if s.ctx.Err() != nil {
 		f.add(ErrClosed)
@@ -72,22 +70,23 @@ func (f *failure) add(class error) {
 // endpointErrors are the reasons why no member answers.
 type endpointErrors []answer
 
-// Error names every reason once, with its endpoints.
+// Error names every reason once, with its endpoints and the details of one.
 func (all endpointErrors) Error() string {
-	var texts []string
+	var reasons []explanation
 	at := make(map[string][]string)
-	for _, e := range all {
-		text := explain(e.err).text
-		if at[text] == nil {
-			texts = append(texts, text)
+	for _, a := range all {
+		x := explain(a.err)
+		if at[x.text] == nil {
+			reasons = append(reasons, x)
 		}
-		at[text] = append(at[text], e.member.endpoint)
+		at[x.text] = append(at[x.text], a.member.endpoint)
 	}
-	slices.SortFunc(texts, func(a, b string) int { return strings.Compare(at[a][0], at[b][0]) })
-	for i, text := range texts {
-		slices.Sort(at[text])
-		texts[i] = strings.Join(at[text], ", ") + ": " + text
+	var texts []string
+	for _, x := range reasons {
+		slices.Sort(at[x.text])
+		texts = append(texts, strings.Join(at[x.text], ", ")+": "+x.String())
 	}
+	slices.Sort(texts)
 	return strings.Join(texts, "; ")
 }
 
@@ -106,46 +105,75 @@ type outcome struct {
 	again bool  // certainly did nothing, and may succeed at another attempt
 }
 
-// judge maps the error of a Txn. Whatever is not known to have done nothing is
-// ErrUnknown. A refusal is only believed in etcd's own words: each of these is
-// said before the Txn is proposed, or by the applier instead of applying it.
-// NoSpace is not among them, see [Store.surelyNot].
-func judge(err error, sent bool) outcome {
-	if !sent {
-		if status.Code(err) == codes.ResourceExhausted {
-			return outcome{class: ErrTooLarge}
-		}
-		return outcome{class: ErrDown, again: true}
-	}
-	switch etcdError(err) {
-	case rpctypes.ErrRequestTooLarge, rpctypes.ErrTooManyOps:
-		return outcome{class: ErrTooLarge}
-	case rpctypes.ErrPermissionDenied, rpctypes.ErrAuthFailed:
-		return outcome{class: ErrDenied}
-	case rpctypes.ErrInvalidAuthToken, rpctypes.ErrAuthOldRevision, rpctypes.ErrUserEmpty:
-		return outcome{class: ErrDenied, again: true}
-	case rpctypes.ErrDuplicateKey, rpctypes.ErrEmptyKey:
-		return outcome{class: ErrInvalid}
-	case rpctypes.ErrTooManyRequests:
-		return outcome{class: ErrDown, again: true}
-	case rpctypes.ErrNoSpace:
-		return outcome{class: ErrReadOnly}
-	}
-	// A member refuses a request beyond its limit before reading it. The limit of
-	// answers, which has the same words, is off.
-	if status.Code(err) == codes.ResourceExhausted && strings.Contains(rpctypes.ErrorDesc(err), "received message larger than max") {
-		return outcome{class: ErrTooLarge}
-	}
-	return outcome{class: ErrUnknown}
+// A saying is an answer of etcd's, what it means for a Txn and, for users, what it
+// means at all.
+type saying struct {
+	says error
+	outcome
+	words string
 }
 
-// etcdError returns etcd's own error in err, or nil.
-func etcdError(err error) error {
-	var own rpctypes.EtcdError
-	if errors.As(err, &own) || errors.As(rpctypes.Error(err), &own) {
-		return own
+// sayings lists the answers that mean something. A refusal is only believed in
+// etcd's own words: each of these is said before the Txn is proposed, or by the
+// applier instead of applying it. For NoSpace see [Store.surelyNot].
+func sayings() []saying {
+	var (
+		denied   = outcome{class: ErrDenied}
+		login    = outcome{class: ErrDenied, again: true} // the client has renewed its token since
+		tooLarge = outcome{class: ErrTooLarge}
+		invalid  = outcome{class: ErrInvalid}
+		unknown  = outcome{class: ErrUnknown}
+		leader   = "etcd could not decide in time: more than half of its members must run and reach each other, and their disks be fast enough"
+	)
+	return []saying{
+		{rpctypes.ErrPermissionDenied, denied, "the user may not read and write weft's prefix: see etcdctl role grant-permission --prefix=true ROLE readwrite PREFIX"},
+		{rpctypes.ErrAuthFailed, denied, "wrong user or password: check WEFT_STORE_USER and WEFT_STORE_PASSWORD"},
+		{rpctypes.ErrUserEmpty, login, "etcd wants a user: set WEFT_STORE_USER and WEFT_STORE_PASSWORD"},
+		{rpctypes.ErrInvalidAuthToken, login, "the login has expired and could not be renewed"},
+		{rpctypes.ErrAuthOldRevision, login, "etcd's users and roles are being changed"},
+		{rpctypes.ErrRequestTooLarge, tooLarge, "more than --max-request-bytes of etcd"},
+		{rpctypes.ErrTooManyOps, tooLarge, "more than --max-txn-ops of etcd"},
+		{rpctypes.ErrDuplicateKey, invalid, "one transaction changes a key twice"},
+		{rpctypes.ErrEmptyKey, invalid, "a key is empty"},
+		{rpctypes.ErrTooManyRequests, outcome{class: ErrDown, again: true}, "etcd is overloaded"},
+		{rpctypes.ErrNoSpace, outcome{class: ErrReadOnly}, "etcd's quota is used up (alarm NOSPACE)"},
+		{rpctypes.ErrNoLeader, unknown, leader},
+		{rpctypes.ErrLeaderChanged, unknown, leader},
+		{rpctypes.ErrTimeout, unknown, leader},
+		{rpctypes.ErrTimeoutDueToLeaderFail, unknown, leader},
+		{rpctypes.ErrTimeoutDueToConnectionLost, unknown, leader},
 	}
-	return nil
+}
+
+// said returns the saying in an error; without one the outcome is unknown.
+func said(err error) saying {
+	own, ok := errors.AsType[rpctypes.EtcdError](err)
+	if !ok {
+		own, _ = errors.AsType[rpctypes.EtcdError](rpctypes.Error(err))
+	}
+	for _, s := range sayings() {
+		if errors.Is(own, s.says) {
+			return s
+		}
+	}
+	return saying{outcome: outcome{class: ErrUnknown}}
+}
+
+// judge maps the error of a Txn. Whatever is not known to have done nothing is
+// ErrUnknown.
+func judge(err error, sent bool) outcome {
+	exhausted := status.Code(err) == codes.ResourceExhausted
+	switch {
+	case !sent && exhausted:
+		return outcome{class: ErrTooLarge} // for gRPC
+	case !sent:
+		return outcome{class: ErrDown, again: true}
+	case exhausted && strings.Contains(err.Error(), "received message larger than max"):
+		// A member refuses it before it reads it. The limit of answers, which has the
+		// same words, is off.
+		return outcome{class: ErrTooLarge}
+	}
+	return said(err).outcome
 }
 
 // timedOut says that there was no answer at all.
@@ -155,42 +183,43 @@ func timedOut(err error) bool {
 
 // An explanation is an error in a user's words, with advice.
 type explanation struct {
-	text  string
-	class error // nil, or what it says beside the caller's own class
+	text   string
+	class  error  // nil, or what it says beside the caller's own class
+	detail string // the words it was found in, or nothing
+}
+
+func (x explanation) String() string {
+	if x.detail == "" {
+		return x.text
+	}
+	return x.text + " (" + x.detail + ")"
 }
 
 // explain is where the words of etcd, gRPC, TLS and the kernel are translated.
 func explain(err error) explanation {
-	switch etcdError(err) {
-	case rpctypes.ErrAuthFailed:
-		return explanation{"wrong user or password: check WEFT_STORE_USER and WEFT_STORE_PASSWORD", ErrDenied}
-	case rpctypes.ErrPermissionDenied:
-		return explanation{"the user may not read and write weft's prefix: see etcdctl role grant-permission --prefix=true ROLE readwrite PREFIX", ErrDenied}
-	case rpctypes.ErrUserEmpty:
-		return explanation{"etcd wants a user: set WEFT_STORE_USER and WEFT_STORE_PASSWORD", ErrDenied}
-	case rpctypes.ErrInvalidAuthToken, rpctypes.ErrAuthOldRevision:
-		return explanation{"the login has expired and could not be renewed: " + message(err), ErrDenied}
-	case rpctypes.ErrNoSpace:
-		return explanation{"etcd's quota is used up (alarm NOSPACE)", ErrReadOnly}
-	case rpctypes.ErrNoLeader, rpctypes.ErrTimeoutDueToLeaderFail, rpctypes.ErrTimeoutDueToConnectionLost, rpctypes.ErrTimeout, rpctypes.ErrLeaderChanged:
-		return explanation{"etcd has no leader or changes it (" + message(err) + "): more than half of its members must run and reach each other", nil}
+	text := shorten(message(err))
+	if s := said(err); s.words != "" {
+		x := explanation{text: s.words, detail: text}
+		if errors.Is(s.class, ErrDenied) || errors.Is(s.class, ErrReadOnly) {
+			x.class = s.class
+		}
+		return x
 	}
 	if errors.Is(err, errAbandoned) || errors.Is(err, ErrClosed) {
-		return explanation{err.Error(), nil}
+		return explanation{text: err.Error()}
 	}
-	text := message(err)
 	for _, known := range phrases() {
-		if strings.Contains(text, known.says) {
-			return explanation{known.means + " (" + shorten(text) + ")", known.class}
+		if strings.Contains(message(err), known.says) {
+			return explanation{known.means, known.class, text}
 		}
 	}
 	switch {
 	case timedOut(err):
-		return explanation{"no answer in time: is the host reachable, and do more than half of etcd's members run?", nil}
+		return explanation{text: "no answer in time: is the host reachable, and do more than half of etcd's members run?"}
 	case errors.Is(err, context.Canceled):
-		return explanation{"the caller gave up", nil}
+		return explanation{text: "the caller gave up"}
 	}
-	return explanation{shorten(text), nil}
+	return explanation{text: text}
 }
 
 type phrase struct {
@@ -207,8 +236,9 @@ func phrases() []phrase {
 		{"doesn't contain any IP SANs", "its certificate is for names only: put a name in WEFT_STORE", nil},
 		{"remote error: tls: ", "it does not accept our client certificate: check WEFT_STORE_CERT and WEFT_STORE_KEY", ErrDenied},
 		{"does not look like a TLS handshake", "it speaks no TLS: use etcd:// without CA and certificate", nil},
+		{"handshake failed: EOF", "it speaks no TLS, or ends at once: use etcd:// without CA and certificate", nil},
 		{"connection refused", "nothing listens there: start etcd, or correct WEFT_STORE", nil},
-		{"no such host", "its name is unknown: correct WEFT_STORE or the DNS", nil},
+		{"lookup ", "its name is unknown: correct WEFT_STORE or the DNS", nil},
 		{"no route to host", "no route to it: check the network", nil},
 		{"network is unreachable", "no route to it: check the network", nil},
 		{"server preface", "it closes the connection at once: it may want TLS (etcds:// or WEFT_STORE_CA), or not be etcd", nil},
@@ -222,10 +252,9 @@ func message(err error) string {
 		return "no answer yet"
 	}
 	text := err.Error()
-	var ee rpctypes.EtcdError
 	if st, ok := status.FromError(err); ok {
 		text = st.Message()
-	} else if errors.As(err, &ee) {
+	} else if ee, ok := errors.AsType[rpctypes.EtcdError](err); ok {
 		text = ee.Error()
 	}
 	return text

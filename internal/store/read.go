@@ -68,7 +68,7 @@ func (s *Store) read(ctx context.Context, fn func(context.Context, *session) err
 			err = fmt.Errorf("%w: %w", cause, err)
 		}
 		failed := s.problem(ErrDown, sess.member.endpoint, err)
-		if errors.Is(etcdError(err), rpctypes.ErrPermissionDenied) || try == attempts || ctx.Err() != nil || !s.settle(ctx) {
+		if errors.Is(said(err).says, rpctypes.ErrPermissionDenied) || try == attempts || ctx.Err() != nil || !s.settle(ctx) {
 			return failed
 		}
 	}

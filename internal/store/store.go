@@ -133,17 +133,18 @@ func (s *Store) session(ctx context.Context) (*session, error) {
 	}
 }
 
-// awaitUp waits for a connection, however long it takes.
+// awaitUp waits for a connection, however long it takes. It returns nil and no
+// error when ctx has ended.
 func (s *Store) awaitUp(ctx context.Context) (*session, error) {
 	for {
 		st, changed := s.look()
-		if st.session != nil {
+		if st.session != nil && ctx.Err() == nil {
 			return st.session, nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil, nil
 		case <-s.done:
 			return nil, s.problem(ErrDown, "", ErrClosed)
 		}

@@ -29,31 +29,23 @@ func (s *Store) Watch(ctx context.Context, prefix string, fn func(Update)) error
 	pause := firstPause
 	for {
 		sess, err := s.awaitUp(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
+		if sess == nil {
 			return err
 		}
 		began := time.Now()
-		err = s.follow(ctx, sess, prefix, fn)
-		if ctx.Err() != nil {
-			return nil
-		}
+		reason := s.follow(ctx, sess, prefix, fn)
 		if time.Since(began) > longStream {
 			pause = firstPause
+		}
+		if ctx.Err() == nil && sess.moved.Err() == nil {
+			s.nudge()
 		}
 		level := slog.LevelDebug
 		if pause == lastPause {
 			level = slog.LevelWarn
 		}
-		s.log.Log(ctx, level, "a watch begins again", "prefix", prefix, "endpoint", sess.member.endpoint, "reason", explain(err).text)
-		if sess.moved.Err() == nil {
-			s.nudge()
-		}
-		if !sleep(ctx, pause) {
-			return nil
-		}
+		s.log.Log(ctx, level, "a watch begins again", "prefix", prefix, "endpoint", sess.member.endpoint, "reason", explain(reason).String())
+		sleep(ctx, pause)
 		pause = min(2*pause, lastPause)
 	}
 }
@@ -64,9 +56,8 @@ func (s *Store) Watch(ctx context.Context, prefix string, fn func(Update)) error
 // broken stream at the next revision, and on a store that was restored from a
 // backup it would wait there and miss everything before.
 func (s *Store) follow(ctx context.Context, sess *session, prefix string, fn func(Update)) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := until(ctx, sess.moved)
 	defer cancel()
-	defer context.AfterFunc(sess.moved, cancel)()
 	snap, err := s.listBounded(ctx, sess, prefix)
 	if err != nil {
 		return err
@@ -134,13 +125,11 @@ func (s *Store) nudge() {
 }
 
 // sleep waits for between one half and the whole of d, or for the end of ctx.
-func sleep(ctx context.Context, d time.Duration) bool {
+func sleep(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d/2 + rand.N(d/2))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
 	case <-ctx.Done():
-		return false
 	}
 }

@@ -25,6 +25,10 @@ const (
 	startLimit = 30 * time.Second
 
 	rootPassword = "root's own"
+
+	// dataDirs begins the names of all data directories; the number of their
+	// process follows.
+	dataDirs = "/dev/shm/storetest-"
 )
 
 // Config describes a cluster.
@@ -96,9 +100,12 @@ func Start(tb testing.TB, cfg Config) *Cluster {
 // newDir makes a directory in memory, where there is one: etcd syncs every change.
 func newDir(tb testing.TB) string {
 	tb.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "storetest")
-	if err != nil {
+	if _, err := os.Stat(filepath.Dir(dataDirs)); err != nil {
 		return tb.TempDir()
+	}
+	dir := fmt.Sprintf("%s%d-%d", dataDirs, os.Getpid(), time.Now().UnixNano())
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
 		if err := os.RemoveAll(dir); err != nil {
@@ -115,7 +122,7 @@ func takeSlot(tb testing.TB) int {
 	for slot := 1; slot < 250; slot++ {
 		l, err := net.Listen("unix", fmt.Sprintf("@storetest-%d", slot))
 		if err == nil {
-			tb.Cleanup(func() { l.Close() })
+			tb.Cleanup(func() { _ = l.Close() })
 			return slot
 		}
 	}
@@ -243,11 +250,51 @@ func (c *Cluster) Stop() {
 	}
 }
 
-// Pause stops a member in its tracks: its connections stay, nothing answers.
-func (c *Cluster) Pause(i int) { c.signal(i, syscall.SIGSTOP) }
+// Pause stops a member in its tracks: its connections stay, nothing answers. It
+// waits until the kernel has done so.
+func (c *Cluster) Pause(i int) {
+	c.tb.Helper()
+	c.signal(i, syscall.SIGSTOP)
+	Eventually(c.tb, startLimit, "etcd stops", func() error {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", c.members[i].cmd.Process.Pid))
+		if err == nil && !strings.Contains(string(stat), ") T ") {
+			err = errors.New(string(stat))
+		}
+		return err
+	})
+}
 
 // Resume ends Pause.
 func (c *Cluster) Resume(i int) { c.signal(i, syscall.SIGCONT) }
+
+// Cut lets no packet to or from a member's address pass, without a word to
+// anybody, as a broken network would.
+func (c *Cluster) Cut(i int) {
+	c.tb.Helper()
+	c.filter(fmt.Sprintf(`table inet storetest {
+		set cut { type ipv4_addr; }
+		chain input { type filter hook input priority 0; ip daddr @cut drop; ip saddr @cut drop; }
+	}
+	flush chain inet storetest input
+	add rule inet storetest input ip daddr @cut drop
+	add rule inet storetest input ip saddr @cut drop
+	add element inet storetest cut { %s }`, c.members[i].addr))
+}
+
+// Heal ends Cut.
+func (c *Cluster) Heal(i int) {
+	c.tb.Helper()
+	c.filter(fmt.Sprintf("delete element inet storetest cut { %s }", c.members[i].addr))
+}
+
+func (c *Cluster) filter(rules string) {
+	c.tb.Helper()
+	cmd := exec.CommandContext(c.tb.Context(), "nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(rules)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		c.tb.Fatalf("nft: %v: %s", err, out)
+	}
+}
 
 func (c *Cluster) signal(i int, sig syscall.Signal) {
 	if cmd := c.members[i].cmd; cmd != nil {
