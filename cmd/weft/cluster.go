@@ -114,7 +114,7 @@ func (h *house) storeStatus(context.Context) (admin.StoreStatus, error) {
 		Endpoints: st.Endpoints, Up: st.Up, Why: st.Why, Since: st.Since, Revision: st.Rev,
 		Cluster: h.cluster.UUID(), HostID: string(h.cluster.Me()), Standing: string(v.Standing), Reason: v.Why,
 	}
-	if err := h.cluster.Ready(); err != nil {
+	if err := h.cluster.Problem(); err != nil {
 		out.Problem = err.Error()
 	}
 	for _, id := range h.cluster.WaitsFor() {

@@ -48,7 +48,7 @@ func (c *Cluster) again(ctx context.Context, next func(Pools) (store.Txn, error)
 		c.mu.Lock()
 		txn.If = append(txn.If, Fence(c.id.ID, c.sightSeen)...)
 		c.mu.Unlock()
-		res, err := c.cfg.Store.Commit(ctx, txn)
+		res, err := c.put(ctx, txn)
 		switch {
 		case err != nil && !errors.Is(err, store.ErrUnknown):
 			return res, err
@@ -148,7 +148,7 @@ func (c *Cluster) Ask(ctx context.Context, owner ownership.Host, a ownership.Ask
 	c.mu.Lock()
 	fence := Fence(c.id.ID, c.sightSeen)
 	c.mu.Unlock()
-	res, err := c.cfg.Store.Commit(ctx, store.Txn{If: fence, Then: []store.Op{store.Put(a.Key, a.Encode())}})
+	res, err := c.put(ctx, store.Txn{If: fence, Then: []store.Op{store.Put(a.Key, a.Encode())}})
 	if err == nil && !res.OK {
 		c.Wake()
 		return "", ErrBusy
@@ -159,7 +159,7 @@ func (c *Cluster) Ask(ctx context.Context, owner ownership.Host, a ownership.Ask
 	defer func() {
 		after, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)
 		defer cancel()
-		_, err := c.cfg.Store.Commit(after, store.Txn{Then: []store.Op{store.Delete(a.Key)}})
+		_, err := c.put(after, store.Txn{Then: []store.Op{store.Delete(a.Key)}})
 		if err != nil {
 			c.cfg.Logger.Debug("an ask stays until its owner answers it", "key", a.Key, "err", err)
 		}
@@ -196,7 +196,7 @@ func (c *Cluster) answer(ctx context.Context, a ownership.Ask) (refused string, 
 
 // Refuse refuses an ask.
 func (c *Cluster) Refuse(ctx context.Context, a ownership.Ask, why string) error {
-	_, err := c.cfg.Store.Commit(ctx, ownership.Refuse(a, why))
+	_, err := c.put(ctx, ownership.Refuse(a, why))
 	return err
 }
 
@@ -221,7 +221,7 @@ func (c *Cluster) Recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	res, err := c.cfg.Store.Commit(ctx, txn)
+	res, err := c.put(ctx, txn)
 	if err == nil && !res.OK {
 		err = ErrBusy
 	}

@@ -74,6 +74,7 @@ type Cluster struct {
 	told      int   // epoch in which the pools have told everything
 	seen      int64 // highest revision of the store
 	suspicion string
+	full      error // the store's, if it took the last change for too much
 	described []byte
 	// What the watches say, by key.
 	selves, alive, hosts, pools map[string]store.KV
@@ -299,10 +300,35 @@ func (c *Cluster) act(ctx context.Context, id Identity, s Sight, v Verdict) (aga
 	}
 }
 
+// put commits, and remembers whether the store takes any data.
+func (c *Cluster) put(ctx context.Context, txn store.Txn) (store.Result, error) {
+	res, err := c.cfg.Store.Commit(ctx, txn)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case errors.Is(err, store.ErrReadOnly):
+		c.full = err
+	case err == nil && res.OK:
+		c.full = nil
+	}
+	return res, err
+}
+
+// Problem says why this host may not change everything, nil if it may. It includes
+// what the last change met: a store that is full is only known by trying.
+func (c *Cluster) Problem() error {
+	if err := c.Ready(); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.full
+}
+
 // commit is for transactions of which it is enough that one host succeeds: the
 // next look shows what happened.
 func (c *Cluster) commit(ctx context.Context, txn store.Txn) error {
-	_, err := c.cfg.Store.Commit(ctx, txn)
+	_, err := c.put(ctx, txn)
 	return err
 }
 
@@ -337,7 +363,7 @@ func (c *Cluster) raise(ctx context.Context, id Identity, s Sight) error {
 	if err := c.keep(ctx, id); err != nil {
 		return err
 	}
-	res, err := c.cfg.Store.Commit(ctx, Raise(id, c.cfg.Name, s))
+	res, err := c.put(ctx, Raise(id, c.cfg.Name, s))
 	if err != nil || !res.OK {
 		return err // the next look tells whether it happened
 	}
@@ -387,7 +413,7 @@ func (c *Cluster) describe(ctx context.Context, id Identity, s Sight) error {
 	if same {
 		return nil
 	}
-	res, err := c.cfg.Store.Commit(ctx, store.Txn{If: Fence(id.ID, s), Then: []store.Op{store.Put(prefixHosts+string(id.ID), value)}})
+	res, err := c.put(ctx, store.Txn{If: Fence(id.ID, s), Then: []store.Op{store.Put(prefixHosts+string(id.ID), value)}})
 	if err == nil && res.OK {
 		c.mu.Lock()
 		c.described = value
@@ -411,7 +437,7 @@ func (c *Cluster) comeBack(ctx context.Context, id Identity, s Sight) (again boo
 	case begun:
 		return false, nil
 	}
-	res, err := c.cfg.Store.Commit(ctx, Return(id, c.cfg.Name, s))
+	res, err := c.put(ctx, Return(id, c.cfg.Name, s))
 	if err != nil || !res.OK {
 		return err == nil, err
 	}
@@ -427,7 +453,7 @@ func (c *Cluster) back(ctx context.Context, id Identity, s Sight) (again bool, e
 	if err != nil {
 		return false, err
 	}
-	res, err := c.cfg.Store.Commit(ctx, txn)
+	res, err := c.put(ctx, txn)
 	if err != nil || !res.OK {
 		return err == nil, err
 	}
@@ -528,7 +554,7 @@ func (c *Cluster) Commit(ctx context.Context, p Pool, txn store.Txn) (store.Resu
 		return store.Result{}, fmt.Errorf("%w: the store does not know pool %s (yet)", store.ErrDown, p.Subnet)
 	}
 	// The chunk's condition stays the first one.
-	res, err := c.cfg.Store.Commit(ctx, store.Txn{If: append(append([]store.Cond(nil), txn.If...), fence...), Then: txn.Then})
+	res, err := c.put(ctx, store.Txn{If: append(append([]store.Cond(nil), txn.If...), fence...), Then: txn.Then})
 	switch {
 	case err == nil && res.OK:
 		c.sees(res.Rev)

@@ -147,7 +147,7 @@ func (c *Cluster) bury(ctx context.Context, h HostView) error {
 		if err != nil {
 			return err
 		}
-		if _, err := c.cfg.Store.Commit(ctx, txn); err != nil && !errors.Is(err, store.ErrUnknown) {
+		if _, err := c.put(ctx, txn); err != nil && !errors.Is(err, store.ErrUnknown) {
 			return err
 		}
 	}
@@ -186,7 +186,7 @@ func (c *Cluster) buryAddresses(ctx context.Context, h ownership.Host) (left int
 		if !rec.Bury(h) {
 			continue
 		}
-		res, err := c.cfg.Store.Commit(ctx, store.Txn{
+		res, err := c.put(ctx, store.Txn{
 			If: []store.Cond{store.Unchanged(kv.Key, kv.Rev)}, Then: []store.Op{store.Put(kv.Key, rec.Encode())},
 		})
 		if err != nil && !errors.Is(err, store.ErrUnknown) {

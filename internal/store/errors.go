@@ -12,7 +12,7 @@ var (
 	// even happen later: only a Txn that changes a record of its conditions settles
 	// it. An error can be both ErrUnknown and one of the others that says why.
 	ErrUnknown = errors.New("the outcome is unknown, the change may still happen")
-	// ErrReadOnly says that the store takes no more data. The request did nothing,
+	// ErrReadOnly says that the store takes no more data, only deletions. The request did nothing,
 	// unless the error is ErrUnknown as well.
 	ErrReadOnly = errors.New("the store is full and takes no more data: compact its history (etcdctl compact), defragment every member (etcdctl defrag) " +
 		"or raise --quota-backend-bytes, then run etcdctl alarm disarm")

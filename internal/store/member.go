@@ -169,7 +169,7 @@ func clientConfig(ctx context.Context, cfg Config, t target, endpoint string) cl
 			grpc.WithDisableServiceConfig(),
 			grpc.WithStatsHandler(sentHandler{}),
 			grpc.WithChainUnaryInterceptor(failFast),
-			grpc.WithStreamInterceptor(failFastStream), // instead of one that logs in for every stream
+			grpc.WithStreamInterceptor(failFastStream),                 // instead of one that logs in for every stream
 			grpc.WithDefaultCallOptions(grpc.MaxRetryRPCBufferSize(0)), // no transparent retry of what was sent
 			grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: 400 * time.Millisecond},

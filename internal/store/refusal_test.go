@@ -119,6 +119,7 @@ func TestTLS(t *testing.T) {
 // and what is said to have happened did; after the cure it goes on.
 func TestReadOnly(t *testing.T) {
 	forEach(t, storetest.Config{Quota: 16 << 20}, func(t *testing.T, s rig) {
+		put(t, s, "other", "1")
 		small := put(t, s, "small", "1")
 		update := store.Txn{If: []store.Cond{store.Unchanged("small", small)}, Then: []store.Op{store.Put("small", []byte("2"))}}
 		if s.fake != nil {
@@ -131,6 +132,11 @@ func TestReadOnly(t *testing.T) {
 		}
 		if kv := get(t, s, "small"); kv.Rev != small || !s.Up() {
 			t.Errorf("a refused Commit happened, or the store is down: %+v %+v", kv, s.Status())
+		}
+		// What only deletes still goes through.
+		gone := commit(t, s, store.Txn{Then: []store.Op{store.Delete("other")}})
+		if !gone.OK || get(t, s, "other").Rev != 0 {
+			t.Errorf("a deletion on a full store: %+v", gone)
 		}
 		if s.fake != nil {
 			s.fake.SetReadOnly(false)

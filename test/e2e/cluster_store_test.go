@@ -115,7 +115,7 @@ func (c *cluster) bad(network string, words ...string) {
 		// The status may end with a status of failure.
 		status := s.sh("weft store status 2>&1 || :")
 		for _, w := range append(words, "store") {
-			if !strings.Contains(status, w) {
+			if !strings.Contains(strings.ToLower(status), strings.ToLower(w)) {
 				s.Errorf("%s: weft store status lacks %q:\n%s", s.Host.Name, w, status)
 			}
 		}
