@@ -140,11 +140,18 @@ func (p *pool) own(a netip.Addr, kind Kind) error {
 	switch {
 	case b.share == nil || b.held[a] != nil:
 		return nil
+	case kind == KindEndpoint && p.ofSwarm():
+		// Swarm's leader gave it, from the global space.
+		b.share.claim = true
+		return nil
 	case kind == KindEndpoint && b.own.Avail(a), kind != KindEndpoint && b.own.Shares(a):
 		return nil
 	}
 	return &need{token: p.id.token, kind: kind, addr: a}
 }
+
+// ofSwarm reports whether the pool is of a Swarm network.
+func (p *pool) ofSwarm() bool { return p.rec.Network != "" && !isLocalNetwork(p.rec.Network) }
 
 // gateway chooses the gateway of a network that names none: the one that it had,
 // the one that the cluster has, or the lowest free address.

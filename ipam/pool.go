@@ -231,7 +231,7 @@ func (m *IPAM) overlap(key bookKey) error {
 
 // ofSwarm reports whether a Swarm network is on the book.
 func (m *IPAM) ofSwarm(key bookKey) bool {
-	return slices.ContainsFunc(m.tokensOf(key), func(p *pool) bool { return p.rec.Network != "" && !isLocalNetwork(p.rec.Network) })
+	return slices.ContainsFunc(m.tokensOf(key), (*pool).ofSwarm)
 }
 
 // isLocalNetwork tells the engine's own network ids (64 hexadecimal digits) from
@@ -281,6 +281,9 @@ func (m *IPAM) Bind(ctx context.Context, network string, subnet netip.Prefix) er
 	}}
 	for p, rec := range change {
 		w.ops = append(w.ops, putPool(p, rec))
+	}
+	if sh := newest.book.share; sh != nil {
+		m.prefetch(sh, newest.id.dynamic()) // the first container shall not wait
 	}
 	m.mu.Unlock()
 	if len(change) == 0 {

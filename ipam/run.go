@@ -49,7 +49,10 @@ func (m *IPAM) Run(ctx context.Context) error {
 			return nil
 		case <-m.wake:
 		case <-kick.C:
-			m.each(func(sh *share) { sh.own.Kick() })
+			m.each(func(sh *share) {
+				sh.own.Kick()
+				sh.claimConflicts()
+			})
 		case <-trim.C:
 			m.each(m.trim)
 		}
@@ -121,7 +124,6 @@ func (m *IPAM) planShare(ctx context.Context, sh *share, verdict cluster.Verdict
 		sh.stop = stop
 		out = append(out, func() { m.watch(watch, sh) })
 	}
-	m.claimConflicts(sh)
 	sh.own.Close(!m.wanted(sh))
 	for _, t := range sh.own.Tasks() {
 		out = append(out, func() { m.do(ctx, sh, t) })
@@ -273,15 +275,17 @@ func (m *IPAM) Renew(ctx context.Context, identity journal.Op, id ownership.Host
 	return nil
 }
 
-// claimConflicts wishes for addresses that are in use and not this host's. The
-// caller holds mu.
-func (m *IPAM) claimConflicts(sh *share) {
-	clear(sh.conflicts)
-	if !sh.own.Synced() || sh.rejoin {
+// claimConflicts wishes for addresses that are in use here and not this host's,
+// until there are none.
+func (sh *share) claimConflicts() {
+	if !sh.claim || !sh.own.Synced() || sh.rejoin {
 		return
 	}
+	clear(sh.conflicts)
+	sh.claim = false
 	for a, h := range sh.book.held {
 		if h.kind == KindEndpoint && !sh.own.Owns(a) {
+			sh.claim = true
 			if !sh.own.Want(a) {
 				sh.conflicts[a] = true
 			}

@@ -27,6 +27,8 @@ type share struct {
 	// rejoin says that the pool's record has to be told about this host first: after
 	// a new id, or in the epoch of a recovery.
 	rejoin bool
+	// claim says that addresses may be in use here that this host does not own.
+	claim bool
 	// conflicts are addresses in use here that the store gives to somebody else.
 	conflicts map[netip.Addr]bool
 	// stop ends the watch of the owners' records; nil while there is none.
@@ -82,6 +84,7 @@ func (m *IPAM) setOwn(sh *share, me ownership.Host, entries map[netip.Addr]owner
 		Subnet: sh.rec.Pool.Subnet, Reserved: reservedOf(sh.rec.Pool.Subnet),
 	}, entries)
 	sh.book.own = sh.own
+	sh.claim = true
 	for a, h := range sh.book.held {
 		sh.book.use(a, h, true)
 	}
@@ -174,9 +177,13 @@ func (m *IPAM) prefetch(sh *share, rng netip.Prefix) {
 	if m.cfg.Cluster == nil || sh.own.Fetching() {
 		return
 	}
+	free := sh.own.Free(rng)
+	if free >= ownership.Size/2 {
+		return // half of the largest batch
+	}
 	hosts := m.members(sh)
 	batch := sh.own.Batch(rng, hosts)
-	if sh.own.Free(rng) < max(1, batch/2) && sh.own.Fetch(rng, batch, hosts) > 0 {
+	if free < max(1, batch/2) && sh.own.Fetch(rng, batch, hosts) > 0 {
 		m.poke()
 	}
 }

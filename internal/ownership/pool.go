@@ -263,6 +263,9 @@ func (p *Pool) SetMode(m Mode, acked []Host) {
 // Close gives everything away that is not in use, and shares nothing any more;
 // open takes that back.
 func (p *Pool) Close(closing bool) {
+	if p.closing == closing {
+		return
+	}
 	p.closing = closing
 	for _, c := range p.order {
 		if !closing {
