@@ -34,10 +34,19 @@
 // unknown, the addresses that it touched stay out of use, and the next call
 // repairs the journal before it does anything else.
 //
+// # Several hosts
+//
+// With Config.Cluster the pools of the local space, but for domain host, belong to
+// all hosts of the cluster. Each host owns addresses of them and hands out only
+// those; [IPAM.Run] fetches more ahead of need and gives back what is too many.
+// While the store is away everything goes on but new pools and addresses that this
+// host does not own; these fail at once with [ErrStore]. A request may wait for the
+// other hosts: 5 s for a pool or a gateway, 2.5 s for an address that another host
+// owns, 2 s for any address when this host owns none. The gateway of a pool is the
+// same on all hosts.
+//
 // # What the package does not do
 //
-// It shares nothing between hosts yet: every domain is this host's own. It does
-// not start anything in the background, knows no network driver, does not probe
-// the wire for foreign users of an address, and never decides that an address is
-// free because time passed.
+// It knows no network driver, does not probe the wire for foreign users of an
+// address, and never decides that an address is free because time passed.
 package ipam
