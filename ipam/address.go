@@ -33,11 +33,11 @@ type AddressRequest struct {
 // the subnet; none left is [ErrExhausted].
 func (m *IPAM) RequestAddress(ctx context.Context, req AddressRequest) (netip.Prefix, error) {
 	var got netip.Prefix
-	sought := seek{m: m, ctx: ctx, asked: make(map[ownership.Host]string)}
+	sought := seek{m: m, asked: make(map[ownership.Host]string)}
 	err := m.settle(ctx, func() (step, error) {
 		s, addr, err := m.grant(req)
 		if n, ok := errors.AsType[*need](err); ok {
-			return sought.next(m.pools[n.token], n)
+			return sought.next(ctx, m.pools[n.token], n)
 		}
 		got = addr
 		return s, err

@@ -336,10 +336,8 @@ func TestClusterRemovedHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := make(map[netip.Addr]bool)
-	last := netip.Addr{}
 	for range 13 {
-		last = b.get(pb)
-		got[last] = true
+		got[b.get(pb)] = true
 	}
 	if !got[x] {
 		t.Fatalf("%s was not used again: %v", x, got)
@@ -452,4 +450,54 @@ func TestClusterClone(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.get(pa)
+}
+
+// TestClusterSwarmGivesTheAddress has a Swarm network, whose addresses come from
+// its leader: the host takes them without asking anybody.
+func TestClusterSwarmGivesTheAddress(t *testing.T) {
+	fake := store.NewFake()
+	a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
+	pa, pb := a.pool("10.1.0.0/24"), b.pool("10.1.0.0/24")
+	x := a.get(pa)
+	if err := b.Bind(t.Context(), "k7qf3zj1x0w9v8u7t6s5r4q3p", prefix("10.1.0.0/24")); err != nil {
+		t.Fatal(err)
+	}
+	b.store.(*store.Fake).SetDown(true)
+	if err := b.explicit(pb, x.String()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.ReleaseAddress(t.Context(), pb, x); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestClusterRecordOfTheFuture has a record that this version cannot read: it is
+// left alone, and addresses come from others.
+func TestClusterRecordOfTheFuture(t *testing.T) {
+	fake := store.NewFake()
+	a := newMember(t, "a", fake.Peer())
+	pa := a.pool("10.1.0.0/24")
+	pools, err := fake.Read(t.Context(), "own/")
+	if err != nil || len(pools.KVs) == 0 {
+		t.Fatal(pools, err)
+	}
+	dir := pools.KVs[0].Key[:strings.LastIndexByte(pools.KVs[0].Key, '/')+1]
+	future := []byte(`{"v":99,"lease":"yes"}`)
+	if _, err := fake.Commit(t.Context(), store.Txn{Then: []store.Op{store.Put(dir+"10.1.0.64", future)}}); err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		if x := a.get(pa); prefix("10.1.0.64/26").Contains(x) {
+			t.Fatalf("%s is of the record of the future", x)
+		}
+	}
+	if err := a.explicit(pa, "10.1.0.70"); !errors.Is(err, ipam.ErrStore) || !strings.Contains(err.Error(), "newer version") {
+		t.Fatal(err)
+	}
+	if kv, _, err := fake.Get(t.Context(), dir+"10.1.0.64"); err != nil || string(kv.Value) != string(future) {
+		t.Fatal(string(kv.Value), err)
+	}
+	if len(a.View()[0].Cluster.Bad) != 1 {
+		t.Fatal(a.View()[0].Cluster)
+	}
 }

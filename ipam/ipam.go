@@ -36,6 +36,10 @@ type Config struct {
 	// host's alone. With one, [IPAM.Run] has to run, and OnChange of the cluster has
 	// to call [IPAM.Poke].
 	Cluster *cluster.Cluster
+	// Blind says that the journal is new although addresses may be in use that an
+	// older one gave out: nothing is handed out before Holders, which is required
+	// then, has said which. [IPAM.Run] asks.
+	Blind bool
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// Logger gets what an operator should know; nil means silence.
@@ -60,6 +64,10 @@ type IPAM struct {
 	// suspects is what the last complete answer of Holders lacked.
 	suspects map[suspect]time.Time
 	wake     chan struct{}
+	// strangers are addresses in use that the journal does not know; blind says that
+	// they are not known yet.
+	strangers map[netip.Addr]bool
+	blind     bool
 }
 
 // pool is one answered RequestPool.
@@ -83,6 +91,9 @@ func New(cfg Config) (*IPAM, error) {
 	if cfg.Journal == nil || cfg.Seed == "" {
 		return nil, refuse(ErrConfig, "set both", "the IPAM needs a journal and a seed")
 	}
+	if cfg.Blind && cfg.Holders == nil {
+		return nil, refuse(ErrConfig, "set Holders", "a blind IPAM has to ask somebody")
+	}
 	if cfg.Routes == nil {
 		cfg.Routes = func() []netip.Prefix { return nil }
 	}
@@ -100,6 +111,7 @@ func New(cfg Config) (*IPAM, error) {
 		pools:    make(map[token]*pool),
 		suspects: make(map[suspect]time.Time),
 		wake:     make(chan struct{}, 1),
+		blind:    cfg.Blind,
 	}
 	if err := m.load(); err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -180,5 +181,43 @@ func TestGlobalSpaceIsCollectedByPool(t *testing.T) {
 	h.collect(t)
 	if v := h.View(); len(v) != 0 {
 		t.Fatalf("left %+v", v)
+	}
+}
+
+// TestBlind has a new journal on a host whose engine still uses addresses.
+func TestBlind(t *testing.T) {
+	var known atomic.Bool
+	used := netip.MustParseAddr("10.1.0.2")
+	h := newHost(t, func(c *ipam.Config) {
+		c.Blind = true
+		c.Holders = func(context.Context) (ipam.Holders, error) {
+			if !known.Load() {
+				return ipam.Holders{}, errors.New("the engine does not answer")
+			}
+			return ipam.Holders{Addresses: map[netip.Addr]bool{used: true}, At: time.Now()}, nil
+		}
+	})
+	req := ipam.PoolRequest{Space: ipam.LocalSpace, Subnet: prefix("10.1.0.0/24")}
+	if _, err := h.RequestPool(t.Context(), req); !errors.Is(err, ipam.ErrHost) {
+		t.Fatal(err)
+	}
+	known.Store(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- h.Run(ctx) }()
+	var pool ipam.Pool
+	eventually(t, "the host sees", func() bool {
+		var err error
+		pool, err = h.RequestPool(t.Context(), req)
+		return err == nil
+	})
+	for range 5 {
+		if a, err := h.RequestAddress(t.Context(), ipam.AddressRequest{PoolID: pool.ID}); err != nil || a.Addr() == used {
+			t.Fatal(a, err)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
 	}
 }

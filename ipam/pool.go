@@ -48,6 +48,9 @@ func (m *IPAM) RequestPool(ctx context.Context, req PoolRequest) (Pool, error) {
 	if err != nil {
 		return Pool{}, err
 	}
+	if err := m.sees(); err != nil {
+		return Pool{}, err
+	}
 	var shared *shareRecord
 	if m.isShared(id) {
 		if id.subnet.IsValid() {
@@ -105,6 +108,9 @@ func (m *IPAM) newPool(id *poolID, shared *shareRecord) (w, undo write) {
 	p := &pool{id: *id, rec: poolRecord{Since: m.now(), Share: shared}}
 	w.ops = append(w.ops, putPool(p, p.rec), journal.Put(bucketMeta, keyNextToken, m.next))
 	undo = write{ops: []journal.Op{deletePool(p)}, done: func() {}}
+	ops, unadopt, adopt := m.adopted(p)
+	w.ops = append(w.ops, ops...)
+	undo.ops = append(undo.ops, unadopt...)
 	var superseded []*pool
 	if id.space == spaceGlobal {
 		superseded = m.tokensOf(id.bookKey)
@@ -120,6 +126,7 @@ func (m *IPAM) newPool(id *poolID, shared *shareRecord) (w, undo write) {
 			old.rec.Superseded = true
 		}
 		m.addPool(p)
+		adopt()
 	}
 	return w, undo
 }

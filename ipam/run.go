@@ -22,9 +22,10 @@ const (
 	commitTime = 5 * time.Second
 )
 
-// Run shares the pools with the other hosts until ctx ends. Without a cluster
-// there is nothing to do.
+// Run shares the pools with the other hosts until ctx ends. Without a cluster it
+// only waits, after it has looked around if the IPAM is blind.
 func (m *IPAM) Run(ctx context.Context) error {
+	m.adopt(ctx)
 	if m.cfg.Cluster == nil {
 		<-ctx.Done()
 		return nil
@@ -228,7 +229,8 @@ func (m *IPAM) leave(ctx context.Context, sh *share) {
 func (m *IPAM) rejoinPool(ctx context.Context, sh *share) {
 	limited, cancel := context.WithTimeout(ctx, commitTime)
 	defer cancel()
-	pool, err := sh.rec.Pool, error(nil)
+	pool := sh.rec.Pool
+	var err error
 	if m.cfg.Cluster.Returning() {
 		err = m.cfg.Cluster.Rejoin(limited, pool)
 	} else if pool, err = m.cfg.Cluster.Join(limited, pool.Domain, pool.Subnet, nil); err == nil {

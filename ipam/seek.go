@@ -42,7 +42,6 @@ func (n *need) Error() string { return "this host does not own it" }
 // seek gets for one request what this host does not own.
 type seek struct {
 	m     *IPAM
-	ctx   context.Context
 	until time.Time
 	// asked are the owners that were asked, with their answers: "" while there is
 	// none.
@@ -54,7 +53,7 @@ type seek struct {
 }
 
 // next says what to wait for, or that there is no hope. The caller holds mu.
-func (s *seek) next(p *pool, n *need) (step, error) {
+func (s *seek) next(ctx context.Context, p *pool, n *need) (step, error) {
 	sh := p.book.share
 	s.share = sh
 	if s.until.IsZero() {
@@ -79,9 +78,9 @@ func (s *seek) next(p *pool, n *need) (step, error) {
 	case !sh.own.Synced() || sh.rejoin:
 		return wait, nil
 	case !n.addr.IsValid():
-		return s.any(p, n, wait)
+		return s.any(ctx, p, n, wait)
 	}
-	return s.one(p, n, wait)
+	return s.one(ctx, p, n, wait)
 }
 
 // reachable says why nothing can be had from the others now; nil if it may.
@@ -99,7 +98,7 @@ func (m *IPAM) reachable(sh *share) error {
 }
 
 // any gets an address that nobody owns, or asks the owners of the most for one.
-func (s *seek) any(p *pool, n *need, wait step) (step, error) {
+func (s *seek) any(ctx context.Context, p *pool, n *need, wait step) (step, error) {
 	sh, hosts := p.book.share, s.m.members(p.book.share)
 	if sh.own.Fetching() {
 		return wait, nil
@@ -126,7 +125,7 @@ func (s *seek) any(p *pool, n *need, wait step) (step, error) {
 			s.asked[h] = "it is not connected"
 			continue
 		}
-		s.ask(sh, h, ownership.Ask{Range: n.rng})
+		s.ask(ctx, sh, h, ownership.Ask{Range: n.rng})
 		open++
 	}
 	if open > 0 {
@@ -155,8 +154,11 @@ func (s *seek) round(p *pool, n *need, wait step) (step, error) {
 }
 
 // one gets the one address that is wanted.
-func (s *seek) one(p *pool, n *need, wait step) (step, error) {
+func (s *seek) one(ctx context.Context, p *pool, n *need, wait step) (step, error) {
 	sh := p.book.share
+	if err := sh.own.Bad()[ownership.First(n.addr)]; err != nil {
+		return step{}, s.fail(p, n, err)
+	}
 	owner, shared := sh.own.Owner(n.addr)
 	if shared && n.kind == KindEndpoint {
 		return step{}, refuse(ErrInUse, "choose another address", "%s of %s is a gateway or aux address of the cluster's pool", n.addr, p.id.subnet)
@@ -184,15 +186,15 @@ func (s *seek) one(p *pool, n *need, wait step) (step, error) {
 		return step{}, refuse(ErrOwner, "start that host, or run `weft host rm` if it is gone for good", "%s of %s belongs to host %s, which is not connected",
 			n.addr, p.id.subnet, s.m.cfg.Cluster.Name(owner))
 	}
-	s.ask(sh, owner, ownership.Ask{Address: n.addr})
+	s.ask(ctx, sh, owner, ownership.Ask{Address: n.addr})
 	return wait, nil
 }
 
 // ask asks one owner, in the background.
-func (s *seek) ask(sh *share, owner ownership.Host, a ownership.Ask) {
+func (s *seek) ask(ctx context.Context, sh *share, owner ownership.Host, a ownership.Ask) {
 	s.asked[owner] = ""
 	a.Pool = ownersPrefix(sh)
-	ctx, cancel := context.WithDeadline(context.WithoutCancel(s.ctx), s.until)
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), s.until)
 	go func() {
 		defer cancel()
 		why, err := s.m.cfg.Cluster.Ask(ctx, owner, a)

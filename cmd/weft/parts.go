@@ -55,12 +55,12 @@ func (h *house) blind(isNew bool) (bool, error) {
 }
 
 // openIPAM makes the address book of this host.
-func (h *house) openIPAM(cfg config.Config, log *slog.Logger) (*ipam.IPAM, error) {
+func (h *house) openIPAM(cfg config.Config, blind bool, log *slog.Logger) (*ipam.IPAM, error) {
 	pools, err := ipam.ParsePools(cfg.Pools)
 	if err != nil {
 		return nil, err
 	}
-	return ipam.New(ipam.Config{Journal: h.journal, Seed: h.hostID, Pools: pools, Routes: h.onLink, Logger: log, Holders: h.ipamHolders, Cluster: h.cluster})
+	return ipam.New(ipam.Config{Journal: h.journal, Seed: h.hostID, Pools: pools, Routes: h.onLink, Logger: log, Holders: h.ipamHolders, Cluster: h.cluster, Blind: blind})
 }
 
 // onLink are the subnets that this host reaches; dynamic pools avoid them.

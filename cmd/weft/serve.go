@@ -199,10 +199,10 @@ func open(ctx context.Context, cfg config.Config, f serveFlags, log *slog.Logger
 	if err != nil {
 		return nil, err
 	}
-	if err := h.openCluster(cfg.Store, part); err != nil {
+	if err := h.openCluster(cfg.Store, part); err != nil { //nolint:contextcheck // the store lives until close
 		return nil, err
 	}
-	h.ipam, err = h.openIPAM(cfg, part("ipam"))
+	h.ipam, err = h.openIPAM(cfg, blind, part("ipam"))
 	return h, err
 }
 

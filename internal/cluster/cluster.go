@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -78,8 +79,6 @@ type Cluster struct {
 	described []byte
 	// What the watches say, by key.
 	selves, alive, hosts, pools map[string]store.KV
-	index                       store.KV
-	asks                        func(store.Update)
 }
 
 // New returns a cluster that has not looked yet; call Run.
@@ -171,11 +170,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return c.follow(ctx) })
 	g.Go(func() error { return c.keepAlive(ctx) })
-	err := g.Wait()
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
+	return g.Wait()
 }
 
 // observe takes a watch's news.
@@ -241,7 +236,7 @@ func (c *Cluster) step(ctx context.Context) (again bool, err error) {
 	}
 	c.suspicion = ""
 	c.mu.Unlock()
-	c.setVerdict(v, s)
+	c.setVerdict(ctx, v, s)
 	if err != nil {
 		return false, err
 	}
@@ -255,7 +250,7 @@ func (c *Cluster) sees(rev int64) {
 	c.seen = max(c.seen, rev)
 }
 
-func (c *Cluster) setVerdict(v Verdict, s Sight) {
+func (c *Cluster) setVerdict(ctx context.Context, v Verdict, s Sight) {
 	c.mu.Lock()
 	old := c.verdict
 	c.verdict, c.sightSeen = v, s
@@ -265,7 +260,7 @@ func (c *Cluster) setVerdict(v Verdict, s Sight) {
 		if v.Standing != Member && v.Standing != Raising && v.Standing != Founding {
 			level = slog.LevelWarn
 		}
-		c.cfg.Logger.Log(context.Background(), level, "standing in the cluster", "standing", v.Standing, "why", v.Why)
+		c.cfg.Logger.Log(ctx, level, "standing in the cluster", "standing", v.Standing, "why", v.Why)
 	}
 	c.cfg.OnChange()
 }
@@ -518,10 +513,8 @@ var ErrNotNow = errors.New("the cluster cannot change now")
 func (c *Cluster) refuse(standings ...Standing) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, s := range standings {
-		if c.verdict.Standing == s {
-			return nil
-		}
+	if slices.Contains(standings, c.verdict.Standing) {
+		return nil
 	}
 	if st := c.cfg.Store.Status(); !st.Up {
 		return fmt.Errorf("%w: %s", store.ErrDown, st.Why)

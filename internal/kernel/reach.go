@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -27,7 +28,7 @@ const echoID = 0x7766
 
 // Answers reports whether an address answers an ICMP echo within a time; each
 // third of it sends one. It needs CAP_NET_RAW.
-func (h *Host) Answers(to netip.Addr, within time.Duration) (bool, error) {
+func (h *Host) Answers(to netip.Addr, within time.Duration) (answers bool, retErr error) {
 	network, request, reply := "ip4:icmp", byte(8), byte(0)
 	if to.Is6() {
 		network, request, reply = "ip6:ipv6-icmp", 128, 129
@@ -36,7 +37,7 @@ func (h *Host) Answers(to netip.Addr, within time.Duration) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("ICMP socket: %w", err)
 	}
-	defer conn.Close()
+	defer func() { retErr = errors.Join(retErr, conn.Close()) }()
 	end := time.Now().Add(within)
 	buf := make([]byte, 512)
 	for seq := uint16(1); time.Now().Before(end); seq++ {
@@ -47,7 +48,7 @@ func (h *Host) Answers(to netip.Addr, within time.Duration) (bool, error) {
 			binary.BigEndian.PutUint16(msg[2:], ^(uint16(request)<<8 + echoID + seq))
 		}
 		if _, err := conn.WriteTo(msg, &net.IPAddr{IP: to.AsSlice(), Zone: to.Zone()}); err != nil {
-			return false, nil //nolint:nilerr // no route: it does not answer
+			return false, nil // no route
 		}
 		if err := conn.SetReadDeadline(time.Now().Add(within / 3)); err != nil {
 			return false, err

@@ -27,7 +27,7 @@ func (p *Pool) Tasks() []Task {
 			c.drop = (c.Own | c.Leaving) &^ c.used
 			c.take = 0
 		}
-		if t, ok := p.plan(c); ok && !(t.Txn != nil && c.blocked) {
+		if t, ok := p.plan(c); ok && (t.Txn == nil || !c.blocked) {
 			c.busy = true
 			t.life = p.life
 			c.pledge = t.pledge

@@ -371,6 +371,7 @@ func (p *Pool) Observe(kv store.KV) {
 	rec, err := Decode(kv.Value)
 	if err != nil {
 		p.bad[first] = err
+		c.take = 0 // from elsewhere, if at all
 		return
 	}
 	delete(p.bad, first)
