@@ -60,7 +60,7 @@ func (m *IPAM) grant(req AddressRequest) (step, netip.Prefix, error) {
 	if err := m.mayGrant(p); err != nil {
 		return step{}, netip.Prefix{}, err
 	}
-	addr, err := p.choose(req, h.kind)
+	addr, err := p.choose(req, h.kind, m.fromLeader(p))
 	if err != nil {
 		return step{}, netip.Prefix{}, err
 	}
@@ -82,7 +82,7 @@ func (m *IPAM) grant(req AddressRequest) (step, netip.Prefix, error) {
 		s.otherwise = write{ops: []journal.Op{deleteAddress(key, addr)}, done: func() { b.forget(addr) }}
 	}
 	s.w.ops = append(s.w.ops, putHeld(key, addr, h))
-	if sh := b.share; sh != nil && h.kind == KindEndpoint {
+	if sh := b.share; sh != nil && h.kind == KindEndpoint && !m.fromLeader(p) {
 		m.prefetch(sh, p.id.dynamic())
 	}
 	if h.kind == KindEndpoint && !p.rec.Started {
@@ -107,20 +107,20 @@ func (p *pool) kindOf(req AddressRequest) Kind {
 
 // choose returns the address that req asks for; it may be in use only if it was
 // asked for by itself. What this host does not own is a [need].
-func (p *pool) choose(req AddressRequest, kind Kind) (netip.Addr, error) {
+func (p *pool) choose(req AddressRequest, kind Kind, leader bool) (netip.Addr, error) {
 	if req.Address.IsValid() {
 		a := req.Address.Unmap()
 		if err := p.book.check(a); err != nil {
 			return a, err
 		}
-		return a, p.own(a, kind)
+		return a, p.own(a, kind, leader)
 	}
 	if kind == KindGateway {
 		a, ok := p.gateway()
 		if !ok {
 			return a, exhausted(p, p.id.subnet)
 		}
-		return a, p.own(a, kind)
+		return a, p.own(a, kind, false)
 	}
 	rng := p.id.dynamic()
 	a, ok := p.book.pick(rng, req.Name)
@@ -134,21 +134,22 @@ func (p *pool) choose(req AddressRequest, kind Kind) (netip.Addr, error) {
 }
 
 // own says whether this host may hand out an address that is asked for by itself.
-// One that is in use here is for the caller to judge.
-func (p *pool) own(a netip.Addr, kind Kind) error {
+// One that is in use here is for the caller to judge, and Swarm's leader asks nobody.
+func (p *pool) own(a netip.Addr, kind Kind, leader bool) error {
 	b := p.book
 	switch {
 	case b.share == nil || b.held[a] != nil:
 		return nil
-	case kind == KindEndpoint && p.ofSwarm():
-		// Swarm's leader gave it, from the global space.
-		b.share.claim = true
+	case kind == KindEndpoint && leader:
 		return nil
 	case kind == KindEndpoint && b.own.Avail(a), kind != KindEndpoint && b.own.Shares(a):
 		return nil
 	}
 	return &need{token: p.id.token, kind: kind, addr: a}
 }
+
+// fromLeader reports whether the addresses of a pool come from Swarm's leader.
+func (m *IPAM) fromLeader(p *pool) bool { return m.cfg.Leader && p.ofSwarm() }
 
 // ofSwarm reports whether the pool is of a Swarm network.
 func (p *pool) ofSwarm() bool { return p.rec.Network != "" && !isLocalNetwork(p.rec.Network) }

@@ -26,6 +26,7 @@ type member struct {
 	name    string
 	dir     string
 	store   cluster.Store
+	leader  bool // Swarm's leader gives the addresses
 	cluster *cluster.Cluster
 	journal *journal.Journal
 	stop    func()
@@ -60,7 +61,7 @@ func (m *member) start() {
 		Renew:    func(ctx context.Context, op journal.Op, id ownership.Host) error { return book.Renew(ctx, op, id) },
 		OnChange: func() { book.Poke() },
 	})
-	book, err = ipam.New(ipam.Config{Journal: m.journal, Seed: seed, Cluster: m.cluster})
+	book, err = ipam.New(ipam.Config{Journal: m.journal, Seed: seed, Cluster: m.cluster, Leader: m.leader})
 	fatal(err)
 	m.IPAM = book
 	ctx, cancel := context.WithCancel(context.Background())
@@ -319,20 +320,17 @@ func TestClusterDynamicPoolsDiffer(t *testing.T) {
 	}
 }
 
-// never is a host that nobody reaches.
-func never(netip.Addr) bool { return false }
-
 func TestClusterRemovedHost(t *testing.T) {
 	fake := store.NewFake()
 	a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
 	pa, pb := a.pool("10.1.0.0/28"), b.pool("10.1.0.0/28")
 	x := a.get(pa)
-	if _, err := b.cluster.RemoveHost(t.Context(), "a", never); !errors.Is(err, cluster.ErrConnected) {
+	if _, err := b.cluster.RemoveHost(t.Context(), cluster.Removal{Name: "a"}); !errors.Is(err, cluster.ErrConnected) {
 		t.Fatal(err)
 	}
 	a.halt()
 	eventually(t, "a's lease ends", func() bool { return !b.cluster.Connected(a.cluster.Me()) })
-	if _, err := b.cluster.RemoveHost(t.Context(), "a", never); err != nil {
+	if _, err := b.cluster.RemoveHost(t.Context(), cluster.Removal{Name: "a"}); err != nil {
 		t.Fatal(err)
 	}
 	got := make(map[netip.Addr]bool)
@@ -453,12 +451,21 @@ func TestClusterClone(t *testing.T) {
 }
 
 // TestClusterSwarmGivesTheAddress has a Swarm network, whose addresses come from
-// its leader: the host takes them without asking anybody.
+// its leader with WEFT_SCOPE=global: the host takes them without asking anybody.
 func TestClusterSwarmGivesTheAddress(t *testing.T) {
 	fake := store.NewFake()
 	a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
 	pa, pb := a.pool("10.1.0.0/24"), b.pool("10.1.0.0/24")
 	x := a.get(pa)
+	if err := b.Bind(t.Context(), "k7qf3zj1x0w9v8u7t6s5r4q3p", prefix("10.1.0.0/24")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.explicit(pb, x.String()); !errors.Is(err, ipam.ErrInUse) {
+		t.Fatalf("a local network of Swarm has no leader: %v", err)
+	}
+	b.halt()
+	b.leader = true
+	b.start()
 	if err := b.Bind(t.Context(), "k7qf3zj1x0w9v8u7t6s5r4q3p", prefix("10.1.0.0/24")); err != nil {
 		t.Fatal(err)
 	}

@@ -36,6 +36,9 @@ type Config struct {
 	// host's alone. With one, [IPAM.Run] has to run, and OnChange of the cluster has
 	// to call [IPAM.Poke].
 	Cluster *cluster.Cluster
+	// Leader says that addresses of Swarm networks come from Swarm's leader, which asks
+	// the driver of its own host in [GlobalSpace] (WEFT_SCOPE=global).
+	Leader bool
 	// Blind says that the journal is new although addresses may be in use that an
 	// older one gave out: nothing is handed out before Holders, which is required
 	// then, has said which. [IPAM.Run] asks.
@@ -64,6 +67,8 @@ type IPAM struct {
 	// suspects is what the last complete answer of Holders lacked.
 	suspects map[suspect]time.Time
 	wake     chan struct{}
+	// joins counts the RequestPool calls that are about to become members.
+	joins int
 	// strangers are addresses in use that the journal does not know; blind says that
 	// they are not known yet.
 	strangers map[netip.Addr]bool

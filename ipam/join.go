@@ -31,44 +31,69 @@ func (m *IPAM) isShared(id poolID) bool {
 
 // join makes this host a member of the pool of id, whose subnet is chosen if it has
 // none. The share stays until release is called.
-func (m *IPAM) join(ctx context.Context, req PoolRequest, id *poolID, bits int) (release func(), err error) {
+func (m *IPAM) join(ctx context.Context, req PoolRequest, id *poolID, bits int) (sh *share, release func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, waitPool)
 	defer cancel()
+	m.mu.Lock()
+	m.joins++
+	m.mu.Unlock()
+	defer func() {
+		if err != nil {
+			m.endJoin(sh)
+		}
+	}()
 	var choose func([]cluster.Pool) (netip.Prefix, error)
 	if !id.subnet.IsValid() {
 		choose = func(all []cluster.Pool) (netip.Prefix, error) { return m.chooseShared(req, bits, all) }
-	} else if err := m.keepShare(ctx, id.bookKey); err != nil {
-		return nil, err
+	} else if sh, err = m.keepShare(ctx, id.bookKey); err != nil {
+		return sh, nil, noStore(id.subnet, err)
+	}
+	if sh != nil && m.belongs(sh) {
+		return sh, func() { m.endJoin(sh) }, nil
 	}
 	if err := m.awaitCluster(ctx); err != nil {
-		m.dropShare(id.bookKey)
-		return nil, noStore(id.subnet, err)
+		return sh, nil, noStore(id.subnet, err)
 	}
 	pool, err := m.cfg.Cluster.Join(ctx, id.domain, id.subnet, choose)
+	if errors.Is(err, cluster.ErrOverlap) {
+		return sh, nil, refuse(ErrOverlap, "choose another --subnet, remove the network that has it on its host, or keep separate books with --ipam-opt domain=NAME", "%v", err)
+	}
+	if _, refused := errors.AsType[*Error](err); refused {
+		return sh, nil, err
+	}
+	if err != nil {
+		return sh, nil, noStore(id.subnet, err)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err != nil {
-		m.dropShareLocked(id.bookKey)
-		if errors.Is(err, cluster.ErrOverlap) {
-			return nil, refuse(ErrOverlap, "choose another --subnet, remove the network that has it on its host, or keep separate books with --ipam-opt domain=NAME", "%v", err)
-		}
-		if _, refused := errors.AsType[*Error](err); refused {
-			return nil, err
-		}
-		return nil, noStore(id.subnet, err)
-	}
 	id.subnet = pool.Subnet
-	sh := m.shareOf(id.bookKey)
-	switch {
-	case sh == nil:
-		sh = m.addShare(shareRecord{Store: m.cfg.Cluster.UUID(), Pool: pool}, nil)
-		sh.joining++
-	case choose != nil:
+	if sh == nil {
+		if sh = m.shareOf(id.bookKey); sh == nil {
+			sh = m.addShare(shareRecord{Store: m.cfg.Cluster.UUID(), Pool: pool, By: m.me()}, nil)
+		}
 		sh.joining++
 	}
-	sh.rejoin = sh.rejoin || sh.rec.Pool.UUID != pool.UUID
 	m.notify(sh)
-	return func() { m.dropShare(sh.rec.key()) }, nil
+	return sh, func() { m.endJoin(sh) }, nil
+}
+
+// endJoin ends a join; sh is the share that it keeps, nil for none.
+func (m *IPAM) endJoin(sh *share) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.joins--
+	if sh != nil {
+		sh.joining--
+	}
+	m.poke()
+}
+
+// belongs reports whether nothing has to be asked of the store: this host has another
+// network on the pool, as Swarm's have after a restart of the engine.
+func (m *IPAM) belongs(sh *share) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.tokensOf(sh.rec.key())) > 0 && sh.rec.By == m.me() && sh.rec.Store == m.cfg.Cluster.UUID()
 }
 
 func noStore(subnet netip.Prefix, err error) error {
@@ -106,13 +131,13 @@ func (m *IPAM) shareOf(key bookKey) *share {
 }
 
 // keepShare keeps the share of a book, if there is one, from being left, and waits
-// until nobody is leaving it.
-func (m *IPAM) keepShare(ctx context.Context, key bookKey) error {
+// until nobody is leaving it. What it returns has to be given to endJoin.
+func (m *IPAM) keepShare(ctx context.Context, key bookKey) (*share, error) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	sh := m.shareOf(key)
 	if sh == nil {
-		m.mu.Unlock()
-		return nil
+		return nil, nil
 	}
 	sh.joining++
 	for sh.leaving {
@@ -120,27 +145,18 @@ func (m *IPAM) keepShare(ctx context.Context, key bookKey) error {
 		m.mu.Unlock()
 		select {
 		case <-ctx.Done():
-			m.dropShare(key)
-			return ctx.Err()
 		case <-changed:
 		}
 		m.mu.Lock()
+		if err := ctx.Err(); err != nil {
+			return sh, fmt.Errorf("an earlier network on the subnet is still being given up: %w", err)
+		}
 	}
-	m.mu.Unlock()
-	return nil
-}
-
-func (m *IPAM) dropShare(key bookKey) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.dropShareLocked(key)
-}
-
-func (m *IPAM) dropShareLocked(key bookKey) {
-	if sh := m.shareOf(key); sh != nil && sh.joining > 0 {
-		sh.joining--
-		m.poke()
+	if m.shareOf(key) == sh {
+		return sh, nil
 	}
+	sh.joining--
+	return nil, nil
 }
 
 // chooseShared chooses a subnet that no pool of the cluster, no pool of this host
@@ -160,21 +176,27 @@ func (m *IPAM) chooseShared(req PoolRequest, bits int, all []cluster.Pool) (neti
 	return m.dynamicSubnet(req, bits, taken)
 }
 
-// moved takes over the pool that a share joined again. If it is another life of it,
-// this host owns nothing of it.
+// moved takes over the pool that a share joined again, with the id that did. If it is
+// another life of the pool, this host owns nothing of it.
 func (m *IPAM) moved(ctx context.Context, sh *share, pool cluster.Pool) error {
-	if pool.UUID == sh.rec.Pool.UUID {
-		return nil
-	}
 	if err := m.enter(ctx, whole); err != nil {
 		return err
 	}
 	defer m.gate.Release(whole)
 	m.mu.Lock()
-	rec := shareRecord{Store: m.cfg.Cluster.UUID(), Pool: pool}
+	if pool.UUID == sh.rec.Pool.UUID && sh.rec.By == m.me() {
+		m.mu.Unlock()
+		return nil
+	}
+	same := pool.UUID == sh.rec.Pool.UUID
+	rec := shareRecord{Store: m.cfg.Cluster.UUID(), Pool: pool, By: m.me()}
 	var ops []journal.Op
-	for first := range sh.own.Entries() {
-		ops = append(ops, journal.Delete(bucketOwned, ownedKey(sh.rec.Pool.UUID, first)))
+	for first, e := range sh.own.Entries() {
+		if same {
+			ops = append(ops, rec.putOwned(first, e))
+		} else {
+			ops = append(ops, journal.Delete(bucketOwned, ownedKey(sh.rec.Pool.UUID, first)))
+		}
 	}
 	tokens := m.tokensOf(sh.rec.key())
 	for _, p := range tokens {
@@ -191,8 +213,10 @@ func (m *IPAM) moved(ctx context.Context, sh *share, pool cluster.Pool) error {
 	for _, p := range tokens {
 		p.rec.Share = &rec
 	}
-	m.rewatch(sh)
 	sh.rec = rec
-	m.setOwn(sh, m.me(), nil)
+	if !same {
+		m.rewatch(sh)
+		m.setOwn(sh, m.me(), nil)
+	}
 	return nil
 }

@@ -51,7 +51,7 @@ func (m *IPAM) RequestPool(ctx context.Context, req PoolRequest) (Pool, error) {
 	if err := m.sees(); err != nil {
 		return Pool{}, err
 	}
-	var shared *shareRecord
+	var shared *share
 	if m.isShared(id) {
 		if id.subnet.IsValid() {
 			m.mu.Lock()
@@ -61,14 +61,12 @@ func (m *IPAM) RequestPool(ctx context.Context, req PoolRequest) (Pool, error) {
 				return Pool{}, err
 			}
 		}
-		release, err := m.join(ctx, req, &id, bits)
+		sh, release, err := m.join(ctx, req, &id, bits)
 		if err != nil {
 			return Pool{}, err
 		}
 		defer release()
-		m.mu.Lock()
-		shared = &m.shareOf(id.bookKey).rec
-		m.mu.Unlock()
+		shared = sh
 	}
 	var taken []netip.Prefix
 	dynamic := !id.subnet.IsValid()
@@ -83,8 +81,9 @@ func (m *IPAM) RequestPool(ctx context.Context, req PoolRequest) (Pool, error) {
 	switch {
 	case dynamic:
 		id.subnet, err = m.dynamicSubnet(req, bits, taken)
-	case shared == nil && m.shareOf(id.bookKey) != nil:
-		err = noStore(id.subnet, m.reachable(m.shareOf(id.bookKey)))
+	case shared != m.shareOf(id.bookKey):
+		// The store was set or unset since the subnet came into use here.
+		err = refuse(ErrStore, "try again, or look at `weft store status`", "%s is in use here with another WEFT_STORE", id.subnet)
 	default:
 		err = m.overlap(id.bookKey)
 	}
@@ -102,10 +101,14 @@ func (m *IPAM) RequestPool(ctx context.Context, req PoolRequest) (Pool, error) {
 
 // newPool completes id with a token and returns the write that makes the pool,
 // and the one that unmakes it.
-func (m *IPAM) newPool(id *poolID, shared *shareRecord) (w, undo write) {
+func (m *IPAM) newPool(id *poolID, shared *share) (w, undo write) {
 	id.token = m.next
 	m.next++
-	p := &pool{id: *id, rec: poolRecord{Since: m.now(), Share: shared}}
+	p := &pool{id: *id, rec: poolRecord{Since: m.now()}}
+	if shared != nil {
+		rec := shared.rec
+		p.rec.Share = &rec
+	}
 	w.ops = append(w.ops, putPool(p, p.rec), journal.Put(bucketMeta, keyNextToken, m.next))
 	undo = write{ops: []journal.Op{deletePool(p)}, done: func() {}}
 	ops, unadopt, adopt := m.adopted(p)
@@ -221,6 +224,12 @@ func (m *IPAM) blocksOf(ipv6 bool) []Block {
 // (macvlan, ipvlan) are refused here as well: RequestPool knows no mode, so
 // sharing needs an owner to ask at this place and a decision at CreateNetwork.
 func (m *IPAM) overlap(key bookKey) error {
+	for other, b := range m.books {
+		if b.share != nil && other != key && other.space == key.space && other.domain == key.domain && other.subnet.Overlaps(key.subnet) && !m.wanted(b.share) {
+			return refuse(ErrOverlap, "wait a moment, or look at `weft store status`: this host still gives up its addresses of that pool",
+				"%s overlaps %s (domain %s, without a network here)", key.subnet, other.subnet, other.domain)
+		}
+	}
 	for _, p := range m.sorted() {
 		if p.id.space != key.space || p.id.domain != key.domain || !p.id.subnet.Overlaps(key.subnet) {
 			continue
@@ -259,13 +268,7 @@ func (m *IPAM) Bind(ctx context.Context, network string, subnet netip.Prefix) er
 	}
 	defer m.gate.Release(whole)
 	m.mu.Lock()
-	var newest *pool
-	for _, p := range m.pools {
-		fits := p.id.space == spaceLocal && p.id.subnet == subnet.Masked() && (p.rec.Network == "" || p.rec.Network == network)
-		if fits && (newest == nil || newest.id.token < p.id.token) {
-			newest = p
-		}
-	}
+	newest := m.newestPool(network, subnet)
 	if newest == nil {
 		m.mu.Unlock()
 		return refuse(ErrUnknownPool, "create the network with weft as its --ipam-driver", "no unbound pool has the subnet %s", subnet)
@@ -289,7 +292,7 @@ func (m *IPAM) Bind(ctx context.Context, network string, subnet netip.Prefix) er
 	for p, rec := range change {
 		w.ops = append(w.ops, putPool(p, rec))
 	}
-	if sh := newest.book.share; sh != nil {
+	if sh := newest.book.share; sh != nil && (!m.cfg.Leader || isLocalNetwork(network)) {
 		m.prefetch(sh, newest.id.dynamic()) // the first container shall not wait
 	}
 	m.mu.Unlock()
@@ -300,6 +303,18 @@ func (m *IPAM) Bind(ctx context.Context, network string, subnet netip.Prefix) er
 		return fmt.Errorf("bind pool %s: %w", newest.id, err)
 	}
 	return nil
+}
+
+// newestPool is the one on which a network was created; nil if there is none.
+func (m *IPAM) newestPool(network string, subnet netip.Prefix) *pool {
+	var newest *pool
+	for _, p := range m.pools {
+		fits := p.id.space == spaceLocal && p.id.subnet == subnet.Masked() && (p.rec.Network == "" || p.rec.Network == network)
+		if fits && (newest == nil || newest.id.token < p.id.token) {
+			newest = p
+		}
+	}
+	return newest
 }
 
 // ReleasePool ends a pool and every address that only it holds. An ID that is

@@ -3,6 +3,7 @@ package ipam
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,10 +53,11 @@ func (m *IPAM) Run(ctx context.Context) error {
 		case <-kick.C:
 			m.each(func(sh *share) {
 				sh.own.Kick()
-				sh.claimConflicts()
+				m.claimConflicts(sh)
 			})
 		case <-trim.C:
 			m.each(m.trim)
+			work.Go(func() { m.sweepAsks(ctx) })
 		}
 	}
 }
@@ -65,6 +67,18 @@ func (m *IPAM) each(fn func(*share)) {
 	defer m.mu.Unlock()
 	for _, sh := range m.shares() {
 		fn(sh)
+	}
+}
+
+// sweepAsks takes away what earlier runs of this host asked.
+func (m *IPAM) sweepAsks(ctx context.Context) {
+	limited, cancel := context.WithTimeout(ctx, commitTime)
+	defer cancel()
+	if !m.cfg.Cluster.Up() || m.cfg.Cluster.Ready() != nil {
+		return
+	}
+	if err := m.cfg.Cluster.SweepAsks(limited); err != nil {
+		m.cfg.Logger.Debug("asks of earlier runs", "err", err)
 	}
 }
 
@@ -83,61 +97,106 @@ func (m *IPAM) plan(ctx context.Context) []func() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c := m.cfg.Cluster
-	verdict, back, returning, uuid := c.Verdict(), c.Back(), c.Returning(), c.UUID()
+	look := outlook{verdict: c.Verdict(), back: c.Back(), epoch: c.Returning(), up: c.Up()}
+	uuid := c.UUID()
+	m.adoptMemberships(uuid, look)
 	var out []func()
-	told := returning
+	told := look.epoch > 0
 	for _, sh := range m.shares() {
-		if sh.rec.Store != uuid || verdict.Standing == cluster.Foreign {
+		if sh.rec.Store != uuid || look.verdict.Standing == cluster.Foreign {
 			sh.own.SetMode(ownership.Frozen, nil)
 			continue
 		}
-		out = append(out, m.planShare(ctx, sh, verdict, back, returning)...)
-		told = told && sh.own.Settled() && !sh.rejoin && sh.recovered
+		out = append(out, m.planShare(ctx, sh, look)...)
+		told = told && (m.silent(sh) || sh.back == look.epoch && sh.own.Settled())
 	}
 	if told {
-		c.Told()
+		c.Told(look.epoch)
 	}
 	return out
 }
 
+// outlook is what the cluster lets this host do.
+type outlook struct {
+	verdict cluster.Verdict
+	back    []ownership.Host
+	epoch   int // of the recovery in which this host tells the store, 0 for none
+	up      bool
+}
+
+// member reports whether owners may change.
+func (o outlook) member() bool { return o.verdict.Standing == cluster.Member && o.up }
+
+// silent reports whether a recovering store is not told about a share: this id was
+// never a member of it, or has nothing to tell.
+func (m *IPAM) silent(sh *share) bool { return sh.rec.By != m.me() || !sh.own.Tells() }
+
+// adoptMemberships makes shares of pools of which this host is a member and does not
+// know why: a request that ended half way, a journal that was reset. They are emptied
+// and left like any other that nobody wants. The caller holds mu.
+func (m *IPAM) adoptMemberships(uuid string, look outlook) {
+	if !look.member() || m.joins > 0 {
+		return
+	}
+	for _, p := range m.cfg.Cluster.PoolsOf(m.me()) {
+		rec := shareRecord{Store: uuid, Pool: p, By: m.me()}
+		if b := m.books[rec.key()]; b == nil || b.share == nil && len(m.tokensOf(rec.key())) == 0 {
+			m.addShare(rec, nil)
+		}
+	}
+}
+
 // planShare returns what can be done for one share. The caller holds mu.
-func (m *IPAM) planShare(ctx context.Context, sh *share, verdict cluster.Verdict, back []ownership.Host, returning bool) []func() {
+func (m *IPAM) planShare(ctx context.Context, sh *share, look outlook) []func() {
 	var out []func()
-	mode := verdict.Standing.Mode()
-	if returning && !sh.recovered {
-		sh.recovered, sh.rejoin = true, true
+	if look.epoch > 0 && sh.told != look.epoch {
+		sh.told = look.epoch
 		sh.own.Forget()
 		m.rewatch(sh)
 	}
-	if verdict.Standing == cluster.Member {
-		sh.recovered = false
-	}
-	if mode == ownership.Recovering && (!returning || sh.rejoin) {
-		mode = ownership.Frozen
-	}
-	if sh.rejoin && !sh.leaving && (returning || verdict.Standing == cluster.Member) {
+	mode, rejoin := m.modeOf(sh, look)
+	if rejoin {
 		sh.leaving = true
-		out = append(out, func() { m.rejoinPool(ctx, sh) })
+		out = append(out, func() { m.rejoin(ctx, sh, look.epoch) })
 	}
-	sh.own.SetMode(mode, back)
+	sh.own.SetMode(mode, look.back)
 	if sh.stop == nil {
 		watch, stop := context.WithCancel(ctx)
 		sh.stop = stop
-		out = append(out, func() { m.watch(watch, sh) })
+		out = append(out, func() { m.watch(watch, sh, sh.own) })
 	}
 	sh.own.Close(!m.wanted(sh))
 	for _, t := range sh.own.Tasks() {
-		out = append(out, func() { m.do(ctx, sh, t) })
+		sh.out++
+		own, rec := sh.own, sh.rec
+		out = append(out, func() { m.do(ctx, sh, own, rec, t) })
 	}
+	idle := look.member() && !sh.leaving && sh.out == 0
 	switch {
-	case mode != ownership.Normal || sh.rejoin:
-	case len(sh.own.Lost()) > 0:
+	case mode == ownership.Normal && len(sh.own.Lost()) > 0:
 		m.cfg.Cluster.Suspect(fmt.Sprintf("the store was restored from a backup: it does not know that this host owns %v", sh.own.Lost()[0]))
-	case !m.wanted(sh) && sh.own.Empty() && !sh.leaving:
+	case idle && !m.wanted(sh) && sh.own.Empty():
 		sh.leaving = true
 		out = append(out, func() { m.leave(ctx, sh) })
 	}
 	return out
+}
+
+// modeOf says how much a share may do, and whether the store has to be told first that
+// this host is a member. The caller holds mu.
+func (m *IPAM) modeOf(sh *share, look outlook) (mode ownership.Mode, rejoin bool) {
+	mode = look.verdict.Standing.Mode()
+	switch {
+	case sh.leaving:
+		return ownership.Frozen, false
+	case look.epoch > 0 && sh.back != look.epoch:
+		return ownership.Frozen, !m.silent(sh)
+	case mode == ownership.Recovering && look.epoch == 0:
+		return ownership.Frozen, false
+	case mode == ownership.Normal && (!m.inside(sh) || sh.doubt && m.wanted(sh)):
+		return ownership.Frozen, look.member() && (m.wanted(sh) || !sh.own.Empty() || sh.out > 0)
+	}
+	return mode, false
 }
 
 // rewatch ends a share's watch; the next plan begins another one.
@@ -149,91 +208,124 @@ func (m *IPAM) rewatch(sh *share) {
 }
 
 // watch follows the records of a share's owners.
-func (m *IPAM) watch(ctx context.Context, sh *share) {
-	err := m.cfg.Cluster.Watch(ctx, cluster.OwnersPrefix(sh.rec.Pool.UUID), func(u store.Update) {
+func (m *IPAM) watch(ctx context.Context, sh *share, own *ownership.Pool) {
+	m.mu.Lock()
+	prefix := ownersPrefix(sh)
+	m.mu.Unlock()
+	err := m.cfg.Cluster.Watch(ctx, prefix, func(u store.Update) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if ctx.Err() != nil {
 			return // a watch of before a recovery
 		}
 		if u.Reset {
-			sh.own.Reset(u.Puts, u.Rev)
+			own.Reset(u.Puts, u.Rev)
 		} else {
 			for _, kv := range u.Puts {
-				sh.own.Observe(kv)
+				own.Observe(kv)
 			}
 		}
 		m.notify(sh)
 	})
 	if err != nil && ctx.Err() == nil {
-		m.cfg.Logger.Warn("watch of a pool's owners", "pool", sh.rec.Pool.Subnet, "err", err)
+		m.cfg.Logger.Warn("watch of a pool's owners", "pool", prefix, "err", err)
 	}
 }
 
-// do does one task of a share.
-func (m *IPAM) do(ctx context.Context, sh *share, t ownership.Task) {
+// do does one task of a share's machine. Its outcome counts for nothing if the share
+// has another machine by then.
+func (m *IPAM) do(ctx context.Context, sh *share, own *ownership.Pool, rec shareRecord, t ownership.Task) {
 	if t.Entry != nil {
-		for {
-			err := m.cfg.Journal.Commit(ctx, sh.putOwned(t.First, *t.Entry), m.cfg.Cluster.SeenOp())
-			if err == nil {
-				break
-			}
-			m.cfg.Logger.Error("journal of the owned addresses", "err", err)
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(kickEvery):
-			}
-		}
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		sh.own.Wrote(t)
-		m.notify(sh)
+		m.writeEntry(ctx, sh, own, rec, t)
 		return
 	}
 	commit, cancel := context.WithTimeout(ctx, commitTime)
 	defer cancel()
-	res, err := m.cfg.Cluster.Commit(commit, sh.rec.Pool, *t.Txn)
+	res, err := m.cfg.Cluster.Commit(commit, rec.Pool, *t.Txn, t.To())
 	if err != nil {
-		m.cfg.Logger.Debug("a change of owners", "pool", sh.rec.Pool.Subnet, "err", err)
+		m.cfg.Logger.Debug("a change of owners", "pool", rec.Pool.Subnet, "err", err)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	sh.own.Committed(t, res, err)
+	sh.out--
+	if sh.own == own {
+		own.Committed(t, res, err)
+	}
 	m.notify(sh)
+}
+
+// writeEntry makes an entry durable. The gate keeps a new id of this host away
+// meanwhile: what the old one owned must not come back.
+func (m *IPAM) writeEntry(ctx context.Context, sh *share, own *ownership.Pool, rec shareRecord, t ownership.Task) {
+	write := func() (bool, error) {
+		if err := m.gate.Acquire(ctx, 1); err != nil {
+			return false, err
+		}
+		defer m.gate.Release(1)
+		m.mu.Lock()
+		current := sh.own == own
+		m.mu.Unlock()
+		if !current {
+			return false, nil
+		}
+		return true, m.cfg.Journal.Commit(ctx, rec.putOwned(t.First, *t.Entry), m.cfg.Cluster.SeenOp())
+	}
+	for {
+		written, err := write()
+		if err == nil {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			sh.out--
+			if written && sh.own == own {
+				own.Wrote(t)
+			}
+			m.notify(sh)
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		m.cfg.Logger.Error("journal of the owned addresses", "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(kickEvery):
+		}
+	}
 }
 
 // leave ends the membership in a pool that nobody here needs.
 func (m *IPAM) leave(ctx context.Context, sh *share) {
 	limited, cancel := context.WithTimeout(ctx, commitTime)
 	defer cancel()
-	err := m.cfg.Cluster.Leave(limited, sh.rec.Pool)
+	m.mu.Lock()
+	pool := sh.rec.Pool
+	m.mu.Unlock()
+	err := m.cfg.Cluster.Leave(limited, pool)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	sh.leaving = false
+	sh.leaving, sh.doubt = false, err != nil
 	if err != nil {
-		m.cfg.Logger.Debug("leave a pool", "pool", sh.rec.Pool.Subnet, "err", err)
-		return // the next tick tries again
+		m.cfg.Logger.Debug("leave a pool", "pool", pool.Subnet, "err", err)
+	} else if !m.wanted(sh) && m.books[sh.rec.key()] == sh.book {
+		m.rewatch(sh)
+		delete(m.books, sh.rec.key())
 	}
-	if m.wanted(sh) {
-		sh.rejoin = true // somebody came back meanwhile
-		m.notify(sh)
-		return
-	}
-	m.rewatch(sh)
-	delete(m.books, sh.rec.key())
-	close(sh.changed)
+	m.notify(sh) // who came back meanwhile joins again
 }
 
-// rejoinPool makes this host a member of a pool again.
-func (m *IPAM) rejoinPool(ctx context.Context, sh *share) {
+// rejoin makes this host a member of a pool again: after a new id, a crash, or in the
+// epoch of a recovery.
+func (m *IPAM) rejoin(ctx context.Context, sh *share, epoch int) {
 	limited, cancel := context.WithTimeout(ctx, commitTime)
 	defer cancel()
+	m.mu.Lock()
 	pool := sh.rec.Pool
+	m.mu.Unlock()
 	var err error
-	if m.cfg.Cluster.Returning() {
+	if epoch > 0 {
 		err = m.cfg.Cluster.Rejoin(limited, pool)
-	} else if pool, err = m.cfg.Cluster.Join(limited, pool.Domain, pool.Subnet, nil); err == nil {
+	} else if pool, err = m.cfg.Cluster.Affirm(limited, pool); err == nil {
 		err = m.moved(limited, sh, pool)
 	}
 	m.mu.Lock()
@@ -241,9 +333,10 @@ func (m *IPAM) rejoinPool(ctx context.Context, sh *share) {
 	sh.leaving = false
 	if err != nil {
 		m.cfg.Logger.Debug("join a pool again", "pool", pool.Subnet, "err", err)
-		return
+	} else {
+		sh.doubt = false
+		sh.back = max(sh.back, epoch)
 	}
-	sh.rejoin = false
 	m.notify(sh)
 }
 
@@ -271,7 +364,6 @@ func (m *IPAM) Renew(ctx context.Context, identity journal.Op, id ownership.Host
 	for _, sh := range m.shares() {
 		m.rewatch(sh)
 		m.setOwn(sh, id, nil)
-		sh.rejoin = true
 		m.notify(sh)
 	}
 	return nil
@@ -279,20 +371,25 @@ func (m *IPAM) Renew(ctx context.Context, identity journal.Op, id ownership.Host
 
 // claimConflicts wishes for addresses that are in use here and not this host's,
 // until there are none.
-func (sh *share) claimConflicts() {
-	if !sh.claim || !sh.own.Synced() || sh.rejoin {
+func (m *IPAM) claimConflicts(sh *share) {
+	if !sh.claim || !sh.own.Synced() || !m.inside(sh) {
 		return
 	}
 	clear(sh.conflicts)
 	sh.claim = false
 	for a, h := range sh.book.held {
-		if h.kind == KindEndpoint && !sh.own.Owns(a) {
+		if h.kind == KindEndpoint && !sh.own.Owns(a) && !m.leaders(h) {
 			sh.claim = true
 			if !sh.own.Want(a) {
 				sh.conflicts[a] = true
 			}
 		}
 	}
+}
+
+// leaders reports whether Swarm's leader gave an address: it stands above the owners.
+func (m *IPAM) leaders(h *holding) bool {
+	return slices.ContainsFunc(h.tokens, func(t token) bool { return m.pools[t] != nil && m.fromLeader(m.pools[t]) })
 }
 
 // asks follows what other hosts ask of this one.
@@ -363,6 +460,9 @@ func (m *IPAM) decide(ask ownership.Ask) string {
 	for _, sh := range m.shares() {
 		if cluster.OwnersPrefix(sh.rec.Pool.UUID) != ask.Pool {
 			continue
+		}
+		if p, ok := m.cfg.Cluster.Known(sh.rec.Pool.Domain, sh.rec.Pool.Subnet); !ok || !slices.Contains(p.Members, ask.From) {
+			return "the host that asks is no member of the pool"
 		}
 		why := sh.own.Answer(ask)
 		if h := sh.book.held[ask.Address]; why != "" && h != nil && h.name != "" {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/ownership"
 	"github.com/weft-net/weft/internal/store"
 )
@@ -21,6 +22,9 @@ const (
 	waitExplicit = 2500 * time.Millisecond // another host owns the wanted one: 3 s with the engine
 	waitShared   = 5 * time.Second         // a gateway or aux address: a network is being made
 )
+
+// lookAgain is the pause before what may change by itself is looked at again.
+const lookAgain = 20 * time.Millisecond
 
 // askAtOnce is how many owners are asked for any address at a time: what comes
 // beyond the first one is kept for the next container.
@@ -68,6 +72,10 @@ func (s *seek) next(ctx context.Context, p *pool, n *need) (step, error) {
 	}
 	left := time.Until(s.until)
 	if err := s.m.reachable(sh); err != nil {
+		if !n.addr.IsValid() && sh.own.Keep(n.rng) {
+			s.m.poke() // what was to be given away is needed here now
+			return step{busy: sh.changed, wait: lookAgain}, nil
+		}
 		return step{}, s.fail(p, n, err)
 	}
 	if left <= 0 {
@@ -75,7 +83,7 @@ func (s *seek) next(ctx context.Context, p *pool, n *need) (step, error) {
 	}
 	wait := step{busy: sh.changed, wait: left}
 	switch {
-	case !sh.own.Synced() || sh.rejoin:
+	case !sh.own.Synced() || !s.m.inside(sh):
 		return wait, nil
 	case !n.addr.IsValid():
 		return s.any(ctx, p, n, wait)
@@ -140,7 +148,7 @@ func (s *seek) any(ctx context.Context, p *pool, n *need, wait step) (step, erro
 func (s *seek) round(p *pool, n *need, wait step) (step, error) {
 	moving := false
 	for _, answer := range s.asked {
-		moving = moving || answer == ownership.AskAgain
+		moving = moving || again(answer)
 	}
 	if !moving {
 		s.rounds++
@@ -149,7 +157,7 @@ func (s *seek) round(p *pool, n *need, wait step) (step, error) {
 		return step{}, s.fail(p, n, nil)
 	}
 	clear(s.asked)
-	wait.wait = min(wait.wait, 20*time.Millisecond)
+	wait.wait = min(wait.wait, lookAgain)
 	return wait, nil
 }
 
@@ -164,6 +172,9 @@ func (s *seek) one(ctx context.Context, p *pool, n *need, wait step) (step, erro
 		return step{}, refuse(ErrInUse, "choose another address", "%s of %s is a gateway or aux address of the cluster's pool", n.addr, p.id.subnet)
 	}
 	if n.kind != KindEndpoint {
+		if s.shared != n.addr {
+			s.unshare()
+		}
 		s.shared = n.addr
 		sh.own.Share(n.addr, string(n.kind), true)
 		s.m.poke()
@@ -177,6 +188,10 @@ func (s *seek) one(ctx context.Context, p *pool, n *need, wait step) (step, erro
 	}
 	answer, asked := s.asked[owner]
 	switch {
+	case asked && again(answer):
+		delete(s.asked, owner)
+		wait.wait = min(wait.wait, lookAgain)
+		return wait, nil
 	case asked && answer != "":
 		return step{}, refuse(ErrInUse, "choose another address, or remove what has it there", "%s of %s belongs to host %s: %s",
 			n.addr, p.id.subnet, s.m.cfg.Cluster.Name(owner), answer)
@@ -193,6 +208,7 @@ func (s *seek) one(ctx context.Context, p *pool, n *need, wait step) (step, erro
 // ask asks one owner, in the background.
 func (s *seek) ask(ctx context.Context, sh *share, owner ownership.Host, a ownership.Ask) {
 	s.asked[owner] = ""
+	sh.out++
 	a.Pool = ownersPrefix(sh)
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), s.until)
 	go func() {
@@ -201,30 +217,22 @@ func (s *seek) ask(ctx context.Context, sh *share, owner ownership.Host, a owner
 		switch {
 		case errors.Is(err, context.DeadlineExceeded):
 			why = "it did not answer in time"
+		case errors.Is(err, cluster.ErrBusy), err == nil && why == "":
+			why = ownership.AskAgain // given: it shows in a moment, if nobody takes it
 		case err != nil:
 			why = err.Error()
 		}
 		s.m.mu.Lock()
 		defer s.m.mu.Unlock()
-		if why == "" && !s.arrived(sh, a) {
-			why = "it went to somebody else"
-		}
-		if why == "" {
-			delete(s.asked, owner) // ask again if it has gone once more
-		} else {
-			s.asked[owner] = why
-		}
+		sh.out--
+		s.asked[owner] = why
 		s.m.notify(sh)
 	}()
 }
 
-// arrived reports whether what was asked for may be had now.
-func (s *seek) arrived(sh *share, a ownership.Ask) bool {
-	if !a.Address.IsValid() {
-		return true
-	}
-	owner, _ := sh.own.Owner(a.Address)
-	return owner == "" || owner == s.m.me() || !sh.own.Synced()
+// again reports whether an answer may be another one in a moment.
+func again(answer string) bool {
+	return answer == ownership.AskAgain || answer == ownership.AskElsewhere
 }
 
 // fail says why the request has to be refused.
@@ -232,7 +240,7 @@ func (s *seek) fail(p *pool, n *need, cause error) error {
 	c := s.m.cfg.Cluster
 	if cause == nil && c != nil {
 		for owner, answer := range s.asked {
-			if n.addr.IsValid() && answer == "" {
+			if n.addr.IsValid() && (answer == "" || again(answer)) {
 				return refuse(ErrOwner, "look after that host, or run `weft host rm` if it is gone for good",
 					"%s of %s belongs to host %s, which does not answer", n.addr, p.id.subnet, c.Name(owner))
 			}
@@ -264,12 +272,20 @@ func (s *seek) fail(p *pool, n *need, cause error) error {
 
 // end takes back what the request wished and did not get.
 func (s *seek) end() {
+	if s.shared.IsValid() {
+		s.m.mu.Lock()
+		defer s.m.mu.Unlock()
+		s.unshare()
+	}
+}
+
+// unshare takes back the wish for a shared address, unless it is held as one. The
+// caller holds mu.
+func (s *seek) unshare() {
 	if !s.shared.IsValid() {
 		return
 	}
-	s.m.mu.Lock()
-	defer s.m.mu.Unlock()
-	if h := s.share.book.held[s.shared]; h == nil {
+	if h := s.share.book.held[s.shared]; h == nil || h.kind == KindEndpoint {
 		s.share.own.Share(s.shared, "", false)
 		s.m.poke()
 	}

@@ -11,22 +11,23 @@ import (
 )
 
 // share is the side of a book that the cluster's hosts have in common: which
-// addresses of its subnet this host owns.
+// addresses of its subnet this host owns. Its fields are guarded by mu.
 type share struct {
 	rec  shareRecord
 	book *book
 	own  *ownership.Pool // the book's as well
 	// changed is closed and made anew whenever own learned something.
 	changed chan struct{}
-	// joining counts the RequestPool calls that want the share to stay.
-	joining int
+	// joining counts the RequestPool calls that want the share to stay, out the tasks
+	// and asks that are under way.
+	joining, out int
 	// leaving says that the membership is being given up, or taken.
 	leaving bool
-	// recovered says that the store of this recovery is being told.
-	recovered bool
-	// rejoin says that the pool's record has to be told about this host first: after
-	// a new id, or in the epoch of a recovery.
-	rejoin bool
+	// doubt says that giving the membership up may still happen.
+	doubt bool
+	// told is the epoch of the recovery in which the store is being told, back that in
+	// which it knows this host for a member.
+	told, back int
 	// claim says that addresses may be in use here that this host does not own.
 	claim bool
 	// conflicts are addresses in use here that the store gives to somebody else.
@@ -40,6 +41,8 @@ type shareRecord struct {
 	// Store is the UUID of the cluster.
 	Store string
 	Pool  cluster.Pool
+	// By is the id under which this host became a member.
+	By ownership.Host
 }
 
 // ownedRecord is the journal's record of one chunk.
@@ -51,12 +54,12 @@ type ownedRecord struct {
 func ownedKey(pool string, first netip.Addr) string { return pool + "/" + first.String() }
 
 // putOwned keeps an entry; an empty one is deleted.
-func (sh *share) putOwned(first netip.Addr, e ownership.Entry) journal.Op {
-	key := ownedKey(sh.rec.Pool.UUID, first)
+func (r shareRecord) putOwned(first netip.Addr, e ownership.Entry) journal.Op {
+	key := ownedKey(r.Pool.UUID, first)
 	if e == (ownership.Entry{}) {
 		return journal.Delete(bucketOwned, key)
 	}
-	return journal.Put(bucketOwned, key, ownedRecord{Share: sh.rec, Own: e.Own, Leaving: e.Leaving})
+	return journal.Put(bucketOwned, key, ownedRecord{Share: r, Own: e.Own, Leaving: e.Leaving})
 }
 
 // key is that of the share's book.
@@ -77,7 +80,8 @@ func (m *IPAM) addShare(rec shareRecord, entries map[netip.Addr]ownership.Entry)
 	return sh
 }
 
-// setOwn gives a share a new machine that knows what is in use.
+// setOwn gives a share a new machine that knows what is in use. Tasks of an older
+// one count for nothing.
 func (m *IPAM) setOwn(sh *share, me ownership.Host, entries map[netip.Addr]ownership.Entry) {
 	sh.own = ownership.NewPool(ownership.Config{
 		Me: me, Prefix: cluster.OwnersPrefix(sh.rec.Pool.UUID),
@@ -99,8 +103,8 @@ func (m *IPAM) me() ownership.Host {
 }
 
 // loadShares makes the shares that the journal knows, before their pools and
-// addresses are loaded. Without a cluster their books stay: what they hold may go
-// on, but nothing new comes from them.
+// addresses are loaded. Without a cluster they stay as they are: own addresses are
+// handed out, and nothing else changes.
 func (m *IPAM) loadShares(pools map[string]poolRecord) error {
 	owned, err := journal.Load[ownedRecord](m.cfg.Journal, bucketOwned)
 	if err != nil {
@@ -148,7 +152,15 @@ func (m *IPAM) poke() {
 
 // wanted reports whether a pool of this host is on the share's book.
 func (m *IPAM) wanted(sh *share) bool {
-	return sh.joining > 0 || len(m.tokensOf(sh.rec.key())) > 0
+	if sh.joining > 0 {
+		return true
+	}
+	for _, p := range m.pools {
+		if p.book == sh.book {
+			return true
+		}
+	}
+	return false
 }
 
 // shares returns all shares by subnet. The caller holds mu.
@@ -161,6 +173,12 @@ func (m *IPAM) shares() []*share {
 	}
 	slices.SortFunc(out, func(x, y *share) int { return x.rec.Pool.Subnet.Addr().Compare(y.rec.Pool.Subnet.Addr()) })
 	return out
+}
+
+// inside reports whether the store knows this host for a member of the pool.
+func (m *IPAM) inside(sh *share) bool {
+	p, ok := m.cfg.Cluster.Known(sh.rec.Pool.Domain, sh.rec.Pool.Subnet)
+	return ok && p.UUID == sh.rec.Pool.UUID && slices.Contains(p.Members, m.me())
 }
 
 // members is how many hosts are in the pool.
@@ -188,10 +206,23 @@ func (m *IPAM) prefetch(sh *share, rng netip.Prefix) {
 	}
 }
 
-// trim gives away what is free beyond two batches. The caller holds mu.
+// trim gives away what is free beyond two batches. What networks choose from stays
+// longest. The caller holds mu.
 func (m *IPAM) trim(sh *share) {
-	if hosts := m.members(sh); hosts > 1 {
-		keep := 2 * sh.own.Batch(sh.rec.Pool.Subnet, hosts)
-		sh.own.Trim(sh.rec.Pool.Subnet, keep, func(a netip.Addr) bool { return !sh.book.touched.has(a) })
+	if m.cfg.Cluster.Ready() != nil || !m.cfg.Cluster.Up() || !m.inside(sh) {
+		return // it could neither be given nor used
 	}
+	hosts := m.members(sh)
+	if hosts == 1 {
+		return
+	}
+	subnet := sh.rec.Pool.Subnet
+	var ranges []netip.Prefix
+	for _, p := range m.tokensOf(sh.rec.key()) {
+		ranges = append(ranges, p.id.dynamic())
+	}
+	sh.own.Trim(subnet, 2*sh.own.Batch(subnet, hosts), func(a netip.Addr) bool {
+		chosen := slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Contains(a) })
+		return !chosen || !sh.book.touched.has(a) && len(ranges) > 0 && ranges[0] == subnet
+	})
 }

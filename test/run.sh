@@ -54,8 +54,8 @@ unit() { # unit [FLAGS]: everything that needs no engine
 }
 
 fuzz() { # two targets at a time, one worker each
-	go test -run='^$' ./plugin ./driver || return # compiled once
-	printf '%s\n' "FuzzDecodeNetwork ./plugin" "FuzzDecodeIPAM ./plugin" "FuzzHandler ./plugin" "FuzzOptions ./driver" |
+	go test -run='^$' ./plugin ./driver ./internal/ownership || return # compiled once
+	printf '%s\n' "FuzzDecodeNetwork ./plugin" "FuzzDecodeIPAM ./plugin" "FuzzHandler ./plugin" "FuzzOptions ./driver" "FuzzDecode ./internal/ownership" "FuzzDecodeAsk ./internal/ownership" |
 		xargs -P2 -L1 sh -c 'go test -run="^\$" -fuzz="^$0\$" -fuzztime=30s -parallel=1 "$1"'
 }
 

@@ -92,17 +92,14 @@ func (h *house) removeHost(ctx context.Context, req admin.HostRemoval) (cluster.
 	if h.cluster == nil {
 		return cluster.HostView{}, errAlone
 	}
-	reachable := func(a netip.Addr) bool {
+	answers := func(a netip.Addr) bool {
 		ok, err := h.kernel.Answers(a, reachTime)
 		if err != nil {
 			h.log.Warn("whether a host answers", "host", req.Name, "err", err)
 		}
 		return ok || err != nil
 	}
-	if req.PoweredOff {
-		reachable = nil
-	}
-	return h.cluster.RemoveHost(ctx, req.Name, reachable)
+	return h.cluster.RemoveHost(ctx, cluster.Removal{Name: req.Name, PoweredOff: req.PoweredOff, Answers: answers})
 }
 
 func (h *house) storeStatus(context.Context) (admin.StoreStatus, error) {

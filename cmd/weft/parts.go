@@ -60,7 +60,7 @@ func (h *house) openIPAM(cfg config.Config, blind bool, log *slog.Logger) (*ipam
 	if err != nil {
 		return nil, err
 	}
-	return ipam.New(ipam.Config{Journal: h.journal, Seed: h.hostID, Pools: pools, Routes: h.onLink, Logger: log, Holders: h.ipamHolders, Cluster: h.cluster, Blind: blind})
+	return ipam.New(ipam.Config{Journal: h.journal, Seed: h.hostID, Pools: pools, Routes: h.onLink, Logger: log, Holders: h.ipamHolders, Cluster: h.cluster, Blind: blind, Leader: cfg.Scope == "global"})
 }
 
 // onLink are the subnets that this host reaches; dynamic pools avoid them.

@@ -4,18 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/weft-net/weft/internal/ownership"
 	"github.com/weft-net/weft/internal/store"
 )
 
-// ErrBusy says that others were faster each time.
+// ErrBusy says that others were faster.
 var ErrBusy = errors.New("the cluster changes too fast: try again")
 
-// tries is how often a change that others overtook is tried again.
-const tries = 20
+// overtaken is the longest pause after others were faster.
+const overtaken = 20 * time.Millisecond
 
 // look reads all pools.
 func (c *Cluster) look(ctx context.Context) (Pools, error) {
@@ -33,7 +35,7 @@ func (c *Cluster) look(ctx context.Context) (Pools, error) {
 // commit when there is nothing to do. An outcome that is unknown is settled by the
 // next look: every one of these changes is idempotent.
 func (c *Cluster) again(ctx context.Context, next func(Pools) (store.Txn, error)) (store.Result, error) {
-	for range tries {
+	for {
 		if err := c.Ready(); err != nil && c.refuse(Recovering) != nil {
 			return store.Result{}, err
 		}
@@ -57,11 +59,12 @@ func (c *Cluster) again(ctx context.Context, next func(Pools) (store.Txn, error)
 		case err == nil:
 			c.Wake() // the fence may be why
 		}
-		if err := ctx.Err(); err != nil {
-			return res, err
+		select {
+		case <-ctx.Done():
+			return res, fmt.Errorf("%w: %w", ErrBusy, ctx.Err())
+		case <-time.After(rand.N(overtaken)):
 		}
 	}
-	return store.Result{}, ErrBusy
 }
 
 // note puts a pool into the cache ahead of the watch.
@@ -129,12 +132,21 @@ func (c *Cluster) Rejoin(ctx context.Context, p Pool) error {
 	_, err := c.again(ctx, func(seen Pools) (store.Txn, error) {
 		return Rejoin(c.Me(), p, seen.get(PoolKey(p.Domain, p.Subnet)), seen.Index)
 	})
-	return err
-}
-
-// Owners reads the records of a pool's owners.
-func (c *Cluster) Owners(ctx context.Context, p Pool) (store.Snapshot, error) {
-	return c.cfg.Store.Read(ctx, OwnersPrefix(p.UUID))
+	if err != nil {
+		return err
+	}
+	seen, err := c.look(ctx)
+	if err != nil {
+		return err
+	}
+	// The cache may be of before the restore, with higher revisions.
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.pools)
+	for _, kv := range seen.KVs {
+		c.pools[kv.Key] = kv
+	}
+	return nil
 }
 
 // AsksPrefix is where others ask this host.
@@ -142,12 +154,18 @@ func (c *Cluster) AsksPrefix() string { return prefixAsks + string(c.Me()) + "/"
 
 // Ask asks a host for an address and waits for its answer until ctx ends. refused
 // says why it does not give it. The grant itself shows in the pool. The ask is gone
-// when this returns, or will be when the store is back.
+// when this returns, or will be after [Cluster.SweepAsks].
 func (c *Cluster) Ask(ctx context.Context, owner ownership.Host, a ownership.Ask) (refused string, err error) {
 	a.Key, a.From = prefixAsks+string(owner)+"/"+random(), c.Me()
 	c.mu.Lock()
 	fence := Fence(c.id.ID, c.sightSeen)
+	c.asking[a.Key] = true
 	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.asking, a.Key)
+	}()
 	res, err := c.put(ctx, store.Txn{If: fence, Then: []store.Op{store.Put(a.Key, a.Encode())}})
 	if err == nil && !res.OK {
 		c.Wake()
@@ -165,6 +183,50 @@ func (c *Cluster) Ask(ctx context.Context, owner ownership.Host, a ownership.Ask
 		}
 	}()
 	return c.answer(ctx, a)
+}
+
+// SweepAsks deletes asks of this host for which nobody waits: their deletion did not
+// reach the store, or their asker is of an earlier run.
+func (c *Cluster) SweepAsks(ctx context.Context) error {
+	return c.dropAsks(ctx, func(a ownership.Ask) bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return a.From == c.id.ID && !c.asking[a.Key]
+	})
+}
+
+// dropAsks deletes the asks that drop chooses.
+func (c *Cluster) dropAsks(ctx context.Context, drop func(ownership.Ask) bool) error {
+	all, err := c.cfg.Store.Read(ctx, prefixAsks)
+	if err != nil {
+		return err
+	}
+	for _, kv := range all.KVs {
+		if a, err := ownership.DecodeAsk(kv); err == nil && drop(a) {
+			txn := store.Txn{If: []store.Cond{store.Unchanged(kv.Key, kv.Rev)}, Then: []store.Op{store.Delete(kv.Key)}}
+			if _, err := c.put(ctx, txn); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Affirm makes this host a member of a pool whatever it sent before: a change of the
+// membership that is still on its way cannot happen any more.
+func (c *Cluster) Affirm(ctx context.Context, p Pool) (Pool, error) {
+	key := PoolKey(p.Domain, p.Subnet)
+	if pool, err := c.Join(ctx, p.Domain, p.Subnet, nil); err != nil || pool.UUID != p.UUID {
+		return pool, err
+	}
+	_, err := c.again(ctx, func(seen Pools) (store.Txn, error) {
+		kv := seen.get(key)
+		return store.Txn{If: []store.Cond{store.Unchanged(key, kv.Rev)}, Then: []store.Op{store.Put(key, kv.Value)}}, nil
+	})
+	if err != nil {
+		return p, err
+	}
+	return c.Join(ctx, p.Domain, p.Subnet, nil)
 }
 
 // answer waits until an ask is granted, refused or given up.

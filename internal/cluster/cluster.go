@@ -75,7 +75,8 @@ type Cluster struct {
 	told      int   // epoch in which the pools have told everything
 	seen      int64 // highest revision of the store
 	suspicion string
-	full      error // the store's, if it took the last change for too much
+	asking    map[string]bool // keys of asks that somebody waits for
+	full      error           // the store's, if it took the last change for too much
 	described []byte
 	// What the watches say, by key.
 	selves, alive, hosts, pools map[string]store.KV
@@ -94,6 +95,7 @@ func New(cfg Config) *Cluster {
 	}
 	c := &Cluster{cfg: cfg, wake: make(chan struct{}, 1), live: make(chan struct{}, 1), id: cfg.Identity, seen: cfg.Identity.Seen,
 		verdict: Verdict{Apart, "the store was not reached yet"},
+		asking:  map[string]bool{},
 		selves:  map[string]store.KV{}, alive: map[string]store.KV{}, hosts: map[string]store.KV{}, pools: map[string]store.KV{}}
 	return c
 }
@@ -223,6 +225,8 @@ func (c *Cluster) step(ctx context.Context) (again bool, err error) {
 	c.mu.Lock()
 	id, confirmed := c.id, c.confirmed
 	id.Seen = max(id.Seen, c.seen) // before the look, which must not be older
+	suspicion := c.suspicion
+	c.suspicion = ""
 	c.mu.Unlock()
 	s, err := c.sight(ctx, id)
 	if err != nil {
@@ -230,12 +234,9 @@ func (c *Cluster) step(ctx context.Context) (again bool, err error) {
 	}
 	c.sees(s.Rev)
 	v, err := Judge(id, s, confirmed)
-	c.mu.Lock()
-	if v.Standing == Member && c.suspicion != "" {
-		v = Verdict{Freezing, c.suspicion}
+	if v.Standing == Member && suspicion != "" {
+		v = Verdict{Freezing, suspicion}
 	}
-	c.suspicion = ""
-	c.mu.Unlock()
 	c.setVerdict(ctx, v, s)
 	if err != nil {
 		return false, err
@@ -283,11 +284,7 @@ func (c *Cluster) act(ctx context.Context, id Identity, s Sight, v Verdict) (aga
 	case Recovering:
 		return c.comeBack(ctx, id, s)
 	case Waiting:
-		txn, ok, err := Thaw(id, s)
-		if !ok || err != nil {
-			return false, err
-		}
-		return true, c.commit(ctx, txn)
+		return c.thaw(ctx, id, s)
 	case Removed:
 		return true, c.renew(ctx, id)
 	default:
@@ -312,6 +309,9 @@ func (c *Cluster) put(ctx context.Context, txn store.Txn) (store.Result, error) 
 // Problem says why this host may not change everything, nil if it may. It includes
 // what the last change met: a store that is full is only known by trying.
 func (c *Cluster) Problem() error {
+	if st := c.cfg.Store.Status(); !st.Up {
+		return fmt.Errorf("%w: %s", store.ErrDown, st.Why)
+	}
 	if err := c.Ready(); err != nil {
 		return err
 	}
@@ -327,6 +327,22 @@ func (c *Cluster) commit(ctx context.Context, txn store.Txn) error {
 	return err
 }
 
+// thaw ends a recovery if it is time. A host that is removed meanwhile is not waited
+// for.
+func (c *Cluster) thaw(ctx context.Context, id Identity, s Sight) (again bool, err error) {
+	if err := c.remember(ctx, id, s); err != nil {
+		return false, err
+	}
+	c.mu.Lock()
+	id = c.id
+	c.mu.Unlock()
+	txn, ok, err := Thaw(id, s)
+	if !ok || err != nil {
+		return false, err
+	}
+	return true, c.commit(ctx, txn)
+}
+
 // keep makes an identity durable and current.
 func (c *Cluster) keep(ctx context.Context, id Identity, ops ...journal.Op) error {
 	if err := c.cfg.Journal.Commit(ctx, append(ops, id.Op())...); err != nil {
@@ -340,9 +356,20 @@ func (c *Cluster) keep(ctx context.Context, id Identity, ops ...journal.Op) erro
 
 // raise makes this run the valid one.
 func (c *Cluster) raise(ctx context.Context, id Identity, s Sight) error {
+	behind := id.UUID != ""
+	epoch := id.Epoch
 	id, err := Adopt(id, s)
 	if err != nil {
 		return err
+	}
+	if behind && id.Epoch != epoch {
+		// It told a recovering store, and ended before it kept that: revisions count anew.
+		if err := c.keep(ctx, id, journal.Delete(bucketHost, keySeen)); err != nil {
+			return err
+		}
+		c.mu.Lock()
+		c.seen = id.Seen
+		c.mu.Unlock()
 	}
 	self, err := decode[Self](s.Self)
 	if err != nil {
@@ -354,7 +381,11 @@ func (c *Cluster) raise(ctx context.Context, id Identity, s Sight) error {
 			return err
 		}
 	}
-	id.Next = random()
+	if id.Next == "" {
+		// One that is there may be on its way still: another one would be unknown here
+		// when it arrives.
+		id.Next = random()
+	}
 	if err := c.keep(ctx, id); err != nil {
 		return err
 	}
@@ -461,23 +492,27 @@ func (c *Cluster) back(ctx context.Context, id Identity, s Sight) (again bool, e
 	return true, nil
 }
 
-// Returning reports whether the pools may tell the store what they own.
-func (c *Cluster) Returning() bool {
+// Returning is the epoch of the recovery in which the pools may tell the store what
+// they own; 0 if there is none.
+func (c *Cluster) Returning() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	rec, err := decode[Record](c.sightSeen.Cluster)
-	return err == nil && c.verdict.Standing == Recovering && c.returned == rec.Epoch
+	if err != nil || c.verdict.Standing != Recovering || c.returned != rec.Epoch {
+		return 0
+	}
+	return rec.Epoch
 }
 
-// Told says that every pool has told a recovering store what it owns.
-func (c *Cluster) Told() {
+// Told says that every pool has told a recovering store, in an epoch, what it owns.
+func (c *Cluster) Told(epoch int) {
 	c.mu.Lock()
-	rec, err := decode[Record](c.sightSeen.Cluster)
-	if err == nil && c.verdict.Standing == Recovering && c.returned == rec.Epoch {
-		c.told = rec.Epoch
-	}
+	news := c.told != epoch
+	c.told = epoch
 	c.mu.Unlock()
-	c.Wake()
+	if news {
+		c.Wake()
+	}
 }
 
 // renew gives up an id that must not be used again.
@@ -532,22 +567,29 @@ func (c *Cluster) refuse(standings ...Standing) error {
 // Ready is nil if this host may change owners, else it says why not.
 func (c *Cluster) Ready() error { return c.refuse(Member) }
 
-// Commit commits a change of a pool's owners, behind the fence.
-func (c *Cluster) Commit(ctx context.Context, p Pool, txn store.Txn) (store.Result, error) {
+// Commit commits a change of a pool's owners, behind the fence. to is the host that
+// gets an address by it, if any: it has to be a member when that happens.
+func (c *Cluster) Commit(ctx context.Context, p Pool, txn store.Txn, to ownership.Host) (store.Result, error) {
 	if err := c.refuse(Member, Recovering); err != nil {
 		return store.Result{}, fmt.Errorf("%w: %w", store.ErrDown, err)
 	}
 	c.mu.Lock()
-	key := PoolKey(p.Domain, p.Subnet)
+	key, me := PoolKey(p.Domain, p.Subnet), c.id.ID
 	record := c.pools[key]
-	fence := append(Fence(c.id.ID, c.sightSeen), store.Lives(key, record.Created))
+	fence := append(Fence(me, c.sightSeen), store.Lives(key, record.Created))
 	c.mu.Unlock()
 	now, err := decode[Pool](record)
-	if err != nil || now.UUID != p.UUID {
-		return store.Result{}, fmt.Errorf("%w: the store does not know pool %s (yet)", store.ErrDown, p.Subnet)
+	if err != nil || now.UUID != p.UUID || !slices.Contains(now.Members, me) {
+		return store.Result{}, fmt.Errorf("%w: this host is no member of pool %s (yet)", store.ErrDown, p.Subnet)
+	}
+	switch {
+	case to != "" && slices.Contains(now.Members, to):
+		fence = append(fence, store.Unchanged(key, record.Rev))
+	case to != "":
+		fence = append(fence, store.Unchanged(key, 0)) // it fails, and shows whether the ask is still there
 	}
 	// The chunk's condition stays the first one.
-	res, err := c.put(ctx, store.Txn{If: append(append([]store.Cond(nil), txn.If...), fence...), Then: txn.Then})
+	res, err := c.put(ctx, store.Txn{If: append(slices.Clone(txn.If), fence...), Then: txn.Then})
 	switch {
 	case err == nil && res.OK:
 		c.sees(res.Rev)

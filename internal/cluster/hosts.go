@@ -77,35 +77,54 @@ func (c *Cluster) Connected(id ownership.Host) bool {
 	return ok
 }
 
-// find returns the one living host of this name or id.
+// find returns the host of this name or id: the one that lives, or if none does the
+// one that was removed, so that a removal can be repeated. A name that fits several is
+// an error; so is one of a living host and of a removed one that is not all gone.
 func (c *Cluster) find(name string) (HostView, error) {
-	var found []HostView
+	var living, removed []HostView
 	var names []string
 	for _, h := range c.Hosts() {
 		names = append(names, h.Name)
-		if string(h.ID) == name {
+		switch {
+		case string(h.ID) == name:
 			return h, nil
-		}
-		if h.Name == name && !h.Removed {
-			found = append(found, h)
+		case h.Name == name && !h.Removed:
+			living = append(living, h)
+		case h.Name == name && len(c.PoolsOf(h.ID)) > 0:
+			removed = append(removed, h)
 		}
 	}
+	found := append(living, removed...)
 	switch len(found) {
 	case 1:
 		return found[0], nil
 	case 0:
 		return HostView{}, fmt.Errorf("%w: %q; there are %s", ErrUnknownHost, name, strings.Join(names, ", "))
 	default:
-		return HostView{}, fmt.Errorf("%w: %d hosts are called %q: name the id (weft host ls --json)", ErrUnknownHost, len(found), name)
+		var ids []string
+		for _, h := range found {
+			ids = append(ids, string(h.ID))
+		}
+		return HostView{}, fmt.Errorf("%w: %q fits several: name one by its id, which is %s", ErrUnknownHost, name, strings.Join(ids, " or "))
 	}
 }
 
+// A Removal is an operator's wish to remove a host.
+type Removal struct {
+	// Name is the host's name or id.
+	Name string
+	// PoweredOff is the operator's word that the host is off.
+	PoweredOff bool
+	// Answers reports whether an address of a host answers from here; nil means that
+	// nobody knows.
+	Answers func(netip.Addr) bool
+}
+
 // RemoveHost leaves a tombstone for a host and frees its addresses: they are used
-// last. It is refused for a host that is connected, or whose address reachable still
-// reaches; reachable is nil for an operator who says that the host is powered off.
-// It may be repeated.
-func (c *Cluster) RemoveHost(ctx context.Context, name string, reachable func(netip.Addr) bool) (HostView, error) {
-	h, err := c.find(name)
+// last. It is refused for a host that is connected or answers; if it is said to be
+// powered off, only for one that is both. It may be repeated.
+func (c *Cluster) RemoveHost(ctx context.Context, r Removal) (HostView, error) {
+	h, err := c.find(r.Name)
 	if err != nil {
 		return h, err
 	}
@@ -115,18 +134,35 @@ func (c *Cluster) RemoveHost(ctx context.Context, name string, reachable func(ne
 	if h.Me {
 		return h, fmt.Errorf("%w: %s is this host: remove it from another one", ErrConnected, h.Name)
 	}
-	if !h.Removed && reachable != nil {
-		if kv, _, err := c.cfg.Store.Get(ctx, prefixAlive+string(h.ID)); err != nil || kv.Rev != 0 {
-			return h, cmp.Or(err, fmt.Errorf("%w: %s: stop it first", ErrConnected, h.Name))
-		}
-		if h.Address.IsValid() && reachable(h.Address) {
-			return h, fmt.Errorf("%w: %s still answers at %s: power it off, or say --powered-off if that is another machine", ErrConnected, h.Name, h.Address)
+	if !h.Removed {
+		if err := c.gone(ctx, h, r); err != nil {
+			return h, err
 		}
 	}
 	if err := c.bury(ctx, h); err != nil {
 		return h, fmt.Errorf("remove host %s (repeat it): %w", h.Name, err)
 	}
 	return h, nil
+}
+
+// gone is nil for a host that may be removed.
+func (c *Cluster) gone(ctx context.Context, h HostView, r Removal) error {
+	kv, _, err := c.cfg.Store.Get(ctx, prefixAlive+string(h.ID))
+	if err != nil {
+		return err
+	}
+	connected := kv.Rev != 0
+	if connected && !r.PoweredOff {
+		return fmt.Errorf("%w: %s: stop it first", ErrConnected, h.Name)
+	}
+	answers := (connected || !r.PoweredOff) && r.Answers != nil && h.Address.IsValid() && r.Answers(h.Address)
+	switch {
+	case answers && connected:
+		return fmt.Errorf("%w and answers at %s: %s is not powered off", ErrConnected, h.Address, h.Name)
+	case answers:
+		return fmt.Errorf("%w: %s still answers at %s: power it off, or say --powered-off if that is another machine", ErrConnected, h.Name, h.Address)
+	}
+	return nil
 }
 
 // bury leaves the tombstone first: from then on the host can change nothing.
@@ -151,6 +187,8 @@ func (c *Cluster) bury(ctx context.Context, h HostView) error {
 			return err
 		}
 	}
+	// Then it is no member any more, so that nobody gives it anything. Its membership is
+	// what remembers that its addresses are still to be freed: so that is given up last.
 	for {
 		left, err := c.buryAddresses(ctx, h.ID)
 		if err != nil {
@@ -160,28 +198,45 @@ func (c *Cluster) bury(ctx context.Context, h HostView) error {
 			break
 		}
 	}
-	for _, p := range c.PoolsOf(h.ID) {
-		_, err := c.again(ctx, func(seen Pools) (store.Txn, error) {
-			return Leave(h.ID, seen.get(PoolKey(p.Domain, p.Subnet)), seen.Index)
-		})
+	seen, err := c.look(ctx)
+	if err != nil {
+		return err
+	}
+	all, err := seen.List()
+	if err != nil {
+		return err
+	}
+	for key, p := range all {
+		if !slices.Contains(p.Members, h.ID) {
+			continue
+		}
+		_, err := c.again(ctx, func(seen Pools) (store.Txn, error) { return Leave(h.ID, seen.get(key), seen.Index) })
 		if err != nil {
 			return err
 		}
 	}
-	return nil
+	if err := c.dropAsks(ctx, func(a ownership.Ask) bool { return a.From == h.ID }); err != nil {
+		return err
+	}
+	// What was given to it between the two.
+	_, err = c.buryAddresses(ctx, h.ID)
+	return err
 }
 
 // buryAddresses marks the addresses of a removed host as dead. It returns how many
-// records others changed meanwhile.
+// records others changed meanwhile. A record that cannot be read is left alone, and
+// told when the others are done.
 func (c *Cluster) buryAddresses(ctx context.Context, h ownership.Host) (left int, err error) {
 	all, err := c.cfg.Store.Read(ctx, prefixOwners)
 	if err != nil {
 		return 0, err
 	}
+	var errs []error
 	for _, kv := range all.KVs {
 		rec, err := ownership.Decode(kv.Value)
 		if err != nil {
-			return 0, fmt.Errorf("%s: %w", kv.Key, err)
+			errs = append(errs, fmt.Errorf("%s: %w", kv.Key, err))
+			continue
 		}
 		if !rec.Bury(h) {
 			continue
@@ -195,6 +250,9 @@ func (c *Cluster) buryAddresses(ctx context.Context, h ownership.Host) (left int
 		if err != nil || !res.OK {
 			left++
 		}
+	}
+	if left == 0 && len(errs) > 0 {
+		c.cfg.Logger.Warn("records of owners that this host cannot read stay as they are", "err", errors.Join(errs...))
 	}
 	return left, nil
 }

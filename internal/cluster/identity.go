@@ -85,7 +85,8 @@ func (c *Cluster) sight(ctx context.Context, id Identity) (Sight, error) {
 	}
 	s.Rev = min(rev, s.Rev)
 	rec, err := decode[Record](s.Cluster)
-	if err != nil || rec.Phase != PhaseRecovering {
+	behind := id.UUID != "" && id.Epoch < rec.Epoch
+	if err != nil || rec.Phase != PhaseRecovering && !behind {
 		return s, err
 	}
 	back, err := c.cfg.Store.Read(ctx, fmt.Sprintf("%s%d/", prefixBack, rec.Epoch))

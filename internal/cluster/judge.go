@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -50,7 +51,7 @@ type Sight struct {
 	Rev     int64
 	Cluster store.KV
 	Self    store.KV // this host's
-	// Back are the hosts that have told a recovering store, for its epoch.
+	// Back are the hosts that told the store in its last recovery, of its epoch.
 	Back []ownership.Host
 }
 
@@ -68,34 +69,66 @@ func Judge(id Identity, s Sight, confirmed bool) (Verdict, error) {
 	if err != nil {
 		return Verdict{Apart, err.Error()}, err
 	}
-	switch {
+	if v := judgeCluster(id, s, rec, self.Removed); v.Standing != "" {
+		return v, nil
+	}
+	return judgeRun(id, s, rec, self, confirmed), nil
+}
+
+// judgeCluster says what the cluster as a whole lets a host do; nothing if it is in
+// order.
+func judgeCluster(id Identity, s Sight, rec Record, removed bool) Verdict {
+	switch why := restored(id, s, rec); {
 	case rec.UUID == "" && id.UUID == "":
-		return Verdict{Founding, "the store is new"}, nil
+		return Verdict{Founding, "the store is new"}
 	case rec.UUID == "":
-		return Verdict{Frozen, "the store was wiped: it does not know cluster " + id.UUID}, nil
+		return Verdict{Frozen, "the store was wiped: it does not know cluster " + id.UUID}
 	case id.UUID != "" && id.UUID != rec.UUID:
-		return Verdict{Foreign, fmt.Sprintf("the store is of cluster %s, this host's pools are of %s", rec.UUID, id.UUID)}, nil
-	case self.Removed:
-		return Verdict{Removed, "this host was removed with `weft host rm`"}, nil
-	case rec.Phase == PhaseRecovering && id.Epoch < rec.Epoch && id.Nonce != "":
-		return Verdict{Recovering, rec.Why}, nil
-	case rec.Phase == PhaseRecovering:
-		return Verdict{Waiting, rec.Why}, nil
+		return Verdict{Foreign, fmt.Sprintf("the store is of cluster %s, this host's pools are of %s", rec.UUID, id.UUID)}
+	case removed:
+		return Verdict{Removed, "this host was removed with `weft host rm`"}
 	case rec.Phase == PhaseFrozen:
-		return Verdict{Frozen, rec.Why}, nil
-	case s.Rev < id.Seen && id.UUID != "":
-		return Verdict{Freezing, fmt.Sprintf("the store was restored from a backup: it is at revision %d, %d was seen", s.Rev, id.Seen)}, nil
-	case id.UUID != "" && id.Epoch < rec.Epoch:
-		return Verdict{Removed, "the cluster's store was recovered without this host"}, nil
+		return Verdict{Frozen, rec.Why}
+	case why != "":
+		return Verdict{Freezing, "the store was restored from a backup: " + why}
+	case rec.Phase == PhaseRecovering && id.UUID != "" && id.Epoch < rec.Epoch:
+		return Verdict{Recovering, rec.Why}
+	case rec.Phase == PhaseRecovering:
+		return Verdict{Waiting, rec.Why}
+	}
+	return Verdict{}
+}
+
+// restored says by what a host of the cluster knows that the store is older than what
+// was seen. Revisions are compared within one epoch only: a recovery may begin with
+// lower ones. The backup may have been made during a recovery too.
+func restored(id Identity, s Sight, rec Record) string {
+	switch {
+	case id.Epoch > rec.Epoch:
+		return fmt.Sprintf("it recovered %d times, %d was seen", rec.Epoch-1, id.Epoch-1)
+	case id.UUID != "" && id.Epoch == rec.Epoch && s.Rev < id.Seen:
+		return fmt.Sprintf("it is at revision %d, %d was seen", s.Rev, id.Seen)
+	}
+	return ""
+}
+
+// judgeRun says what a run of a host may do in a cluster that is in order. One that is
+// behind an epoch in which it told the store ended before it kept that; it has to
+// adopt it.
+func judgeRun(id Identity, s Sight, rec Record, self Self, confirmed bool) Verdict {
+	behind := id.UUID != "" && id.Epoch < rec.Epoch
+	switch {
+	case behind && !slices.Contains(s.Back, id.ID):
+		return Verdict{Removed, "the cluster's store was recovered without this host"}
 	case s.Self.Rev == 0 && id.Nonce != "":
-		return Verdict{Freezing, "the store was restored from a backup: it does not know this host"}, nil
+		return Verdict{Freezing, "the store was restored from a backup: it does not know this host"}
 	case s.Self.Rev != 0 && (self.Nonce == "" || self.Nonce != id.Nonce && self.Nonce != id.Next):
 		return Verdict{Stopped, fmt.Sprintf("another run has this host's id (incarnation %d there, %d here): a copy of this host, or a journal that was put back; "+
-			"run `weft host rm --powered-off %s` elsewhere to let this one start anew", self.Incarnation, id.Incarnation, id.ID)}, nil
-	case !confirmed:
-		return Verdict{Raising, ""}, nil
+			"run `weft host rm --powered-off %s` elsewhere to let this one start anew", self.Incarnation, id.Incarnation, id.ID)}
+	case !confirmed || behind:
+		return Verdict{Raising, ""}
 	}
-	return Verdict{Member, ""}, nil
+	return Verdict{Member, ""}
 }
 
 // Mode is what the pools of a host may do.
@@ -126,8 +159,12 @@ func Adopt(id Identity, s Sight) (Identity, error) {
 	if err != nil {
 		return id, err
 	}
-	if id.UUID == "" {
+	switch {
+	case id.UUID == "":
 		id.UUID, id.Epoch = rec.UUID, rec.Epoch
+	case id.Epoch < rec.Epoch:
+		// It told the recovering store, and ended before it kept that.
+		id = Returned(id, rec.Epoch, s.Rev)
 	}
 	return id, nil
 }
@@ -158,42 +195,55 @@ func Freeze(id Identity, s Sight, why string) (store.Txn, error) {
 	}
 	rec.Version, rec.Phase, rec.Why = recordVersion, PhaseFrozen, why+" (found by "+string(id.ID)+")"
 	return store.Txn{
-		If:   []store.Cond{store.Unchanged(keyCluster, s.Cluster.Rev)},
+		If:   Fence(id.ID, s), // a host that is being removed may be wrong
 		Then: []store.Op{store.Put(keyCluster, encode(rec))},
 	}, nil
 }
 
 // Recover is the transaction by which the operator lets all hosts tell the store
-// what they own. It waits for every host that id knows and that was not removed.
+// what they own. It waits for every host that id knows and that was not removed, and
+// it leaves the tombstones of those that were, which the backup may lack: a removed
+// host that came first would take back what others own by now.
 func Recover(id Identity, s Sight) (store.Txn, error) {
 	rec, err := decode[Record](s.Cluster)
 	if err != nil {
 		return store.Txn{}, err
 	}
-	waits := append([]ownership.Host{id.ID}, id.Known...)
-	waits = append(waits, rec.Waits...)
+	waits := append(slices.Clone(id.Known), rec.Waits...)
+	if id.UUID != "" {
+		waits = append(waits, id.ID) // a host that never was a member has nothing to tell
+	}
 	waits = slices.DeleteFunc(waits, func(h ownership.Host) bool { return slices.Contains(id.Removed, h) })
 	slices.Sort(waits)
-	rec = Record{Version: recordVersion, UUID: id.UUID, Epoch: max(id.Epoch, rec.Epoch) + 1, Phase: PhaseRecovering,
+	rec = Record{Version: recordVersion, UUID: cmp.Or(id.UUID, rec.UUID), Epoch: max(id.Epoch, rec.Epoch) + 1, Phase: PhaseRecovering,
 		Why: "`weft store recover` on " + string(id.ID), Waits: slices.Compact(waits)}
 	return store.Txn{
 		If:   []store.Cond{store.Unchanged(keyCluster, s.Cluster.Rev)},
-		Then: []store.Op{store.Put(keyCluster, encode(rec))},
+		Then: append(tombstones(id), store.Put(keyCluster, encode(rec))),
 	}, nil
 }
 
+// tombstones are those of the removed hosts that a host knows; of the latest hundred,
+// as one transaction takes no more.
+func tombstones(id Identity) []store.Op {
+	var ops []store.Op
+	for _, h := range id.Removed[max(0, len(id.Removed)-100):] {
+		ops = append(ops, store.Put(prefixSelf+string(h), encode(Self{Version: recordVersion, Removed: true})))
+	}
+	return ops
+}
+
 // Return is the transaction by which a host begins to tell a recovering store: its
-// own record and the tombstones that it knows.
+// own record and the tombstones that it knows. A host that does not know whether its
+// first nonce became valid makes it so.
 func Return(id Identity, name string, s Sight) store.Txn {
 	_, key := sightKeys(id.ID)
-	txn := store.Txn{
-		If:   []store.Cond{store.Unchanged(keyCluster, s.Cluster.Rev), store.Unchanged(key, s.Self.Rev)},
-		Then: []store.Op{store.Put(key, encode(Self{Version: recordVersion, Incarnation: id.Incarnation, Nonce: id.Nonce, Name: name}))},
+	nonce := cmp.Or(id.Nonce, id.Next)
+	return store.Txn{
+		If: []store.Cond{store.Unchanged(keyCluster, s.Cluster.Rev), store.Unchanged(key, s.Self.Rev)},
+		Then: append(tombstones(id),
+			store.Put(key, encode(Self{Version: recordVersion, Incarnation: id.Incarnation, Nonce: nonce, Name: name}))),
 	}
-	for _, h := range id.Removed {
-		txn.Then = append(txn.Then, store.Put(prefixSelf+string(h), encode(Self{Version: recordVersion, Removed: true})))
-	}
-	return txn
 }
 
 // Back is the transaction that says that a host has told everything.

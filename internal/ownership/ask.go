@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/weft-net/weft/internal/store"
 )
@@ -64,6 +65,9 @@ func Refuse(a Ask, why string) store.Txn {
 // able to in a moment.
 const AskAgain = "it is on its way to another owner"
 
+// AskElsewhere is the answer of a host that does not own the address any more.
+const AskElsewhere = "it has another owner by now"
+
 // moving reports whether an address of rng comes or goes.
 func (p *Pool) moving(rng netip.Prefix) bool {
 	for _, c := range p.order {
@@ -80,7 +84,15 @@ func (p *Pool) Answer(a Ask) string {
 	if p.mode != Normal || !p.synced {
 		return "the cluster's store waits for `weft store recover`"
 	}
-	if !a.Address.IsValid() {
+	for _, c := range p.order {
+		if slices.ContainsFunc(c.grants, func(g grant) bool { return g.ask.Key == a.Key }) {
+			return ""
+		}
+	}
+	switch {
+	case a.Address.IsValid() && !p.cfg.Subnet.Contains(a.Address), !a.Address.IsValid() && !a.Range.IsValid():
+		return "it is not of this pool"
+	case !a.Address.IsValid():
 		addr, ok := p.Lowest(a.Range, func(netip.Addr) bool { return false })
 		switch {
 		case !ok && p.moving(a.Range):
@@ -92,16 +104,11 @@ func (p *Pool) Answer(a Ask) string {
 	}
 	c := p.chunk(First(a.Address))
 	bit := Bit(a.Address)
-	for _, g := range c.grants {
-		if g.ask.Key == a.Key {
-			return ""
-		}
-	}
 	switch {
 	case c.used&bit != 0:
 		return "it is in use"
 	case (c.Own|c.Leaving)&bit == 0:
-		return "it has another owner by now"
+		return AskElsewhere
 	case c.avail()&bit == 0:
 		return AskAgain
 	}

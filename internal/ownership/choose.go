@@ -92,14 +92,29 @@ func (p *Pool) fetchIn(rng netip.Prefix, base, count, start uint64, n int, dead 
 	return best.take.Count()
 }
 
-// Fetching reports whether a fetch is under way.
+// Fetching reports whether a fetch is under way: wished for, or this host's by now
+// but not in the journal yet.
 func (p *Pool) Fetching() bool {
 	for _, c := range p.order {
-		if c.take != 0 {
+		if p.bad[c.first] == nil && (c.take != 0 || c.rec.Owned[p.cfg.Me]&^(c.Own|c.Leaving) != 0) {
 			return true
 		}
 	}
 	return false
+}
+
+// Keep takes back the wish to give addresses of rng away, as far as that can be. It
+// reports whether there was one.
+func (p *Pool) Keep(rng netip.Prefix) bool {
+	any := false
+	for _, c := range p.order {
+		if back := c.drop & within(c.first, rng); back != 0 && !p.closing {
+			c.drop &^= back
+			p.touch(c)
+			any = true
+		}
+	}
+	return any
 }
 
 // Want wishes for one address. It reports whether nobody living has it, so that
@@ -107,7 +122,7 @@ func (p *Pool) Fetching() bool {
 func (p *Pool) Want(a netip.Addr) bool {
 	c := p.chunk(First(a))
 	bit := Bit(a)
-	if c.valid&bit == 0 || c.rec.living()&bit&^c.rec.Owned[p.cfg.Me] != 0 {
+	if p.bad[c.first] != nil || c.valid&bit == 0 || c.rec.living()&bit&^c.rec.Owned[p.cfg.Me] != 0 {
 		return false
 	}
 	if c.rec.Owned[p.cfg.Me]&bit == 0 {
@@ -155,20 +170,6 @@ func (p *Pool) Owner(a netip.Addr) (owner Host, shared bool) {
 	}
 	_, shared = c.rec.Shared[Bit(a)]
 	return "", shared
-}
-
-// Dead returns the removed host that had the address last, if nobody took it since.
-func (p *Pool) Dead(a netip.Addr) (Host, bool) {
-	c := p.chunks[First(a)]
-	if c == nil {
-		return "", false
-	}
-	for h, m := range c.rec.Dead {
-		if m&Bit(a) != 0 {
-			return h, true
-		}
-	}
-	return "", false
 }
 
 // Owners returns how many addresses of rng each host owns.

@@ -60,7 +60,7 @@ func (p *Pool) plan(c *chunk) (Task, bool) {
 	// An address that came into use since it was to go stays.
 	c.drop &= (c.Own | c.Leaving) &^ c.used
 	c.grants = slices.DeleteFunc(c.grants, func(g grant) bool { return g.bit&c.used != 0 || g.bit&(c.Own|c.Leaving) == 0 })
-	going := c.drop | c.shared()&^c.used
+	going := c.drop | c.shared()
 	for _, g := range c.grants {
 		going |= g.bit
 	}
@@ -145,15 +145,10 @@ func (p *Pool) recover(c *chunk) (Task, bool) {
 	if c.Leaving != 0 {
 		return c.write(c.Own, 0), true
 	}
-	var others Mask
-	for h, m := range c.rec.Owned {
-		if h != p.cfg.Me && p.acked[h] {
-			others |= m
-		}
-	}
-	if twice := c.Own & others; twice != 0 {
-		t := c.write(c.Own&^twice, 0)
-		t.pledge = twice
+	shared := p.tellable(c)
+	if not := c.Own & (p.others(c) | p.ackedShares(c) | shared); not != 0 {
+		t := c.write(c.Own&^not, 0)
+		t.pledge = not
 		return t, true
 	}
 	next := c.rec.clone()
@@ -161,7 +156,6 @@ func (p *Pool) recover(c *chunk) (Task, bool) {
 	next.setOwned(p.cfg.Me, 0)
 	next.strip(c.Own)
 	next.setOwned(p.cfg.Me, c.Own)
-	shared := c.shared() &^ (others | c.Own)
 	for bit := next.sharedBy(p.cfg.Me) &^ shared; bit != 0; bit &= bit - 1 {
 		next.share(p.cfg.Me, bit&-bit, "", false)
 		changed = true
@@ -180,6 +174,17 @@ func (p *Pool) recover(c *chunk) (Task, bool) {
 		return Task{}, false
 	}
 	return p.put(c, next), true
+}
+
+// ackedShares are the shared addresses of hosts that have told a recovering store.
+func (p *Pool) ackedShares(c *chunk) Mask {
+	var m Mask
+	for bit, s := range c.rec.Shared {
+		if slices.ContainsFunc(s.By, func(h Host) bool { return h != p.cfg.Me && p.acked[h] }) {
+			m |= bit
+		}
+	}
+	return m
 }
 
 // Wrote says that a task's entry is durable.

@@ -54,6 +54,15 @@ type Task struct {
 	pledge Mask   // what Entry takes from Own
 }
 
+// To is the host to which Txn gives an address, "" if to none. That must be a member
+// of the pool when it happens: the driver of the machine adds what says so.
+func (t Task) To() Host {
+	if t.ask == nil {
+		return ""
+	}
+	return t.ask.From
+}
+
 // grant is an address on its way to another host.
 type grant struct {
 	bit Mask
@@ -145,7 +154,7 @@ func (p *Pool) touchAll() {
 
 // avail is what may be handed out.
 func (c *chunk) avail() Mask {
-	m := c.Own &^ (c.used | c.pledge | c.drop)
+	m := c.Own & c.valid &^ (c.used | c.pledge | c.drop)
 	for _, g := range c.grants {
 		m &^= g.bit
 	}
@@ -210,7 +219,8 @@ func (p *Pool) Use(a netip.Addr, used bool) {
 	p.touch(c)
 }
 
-// Share says that a network of this host has a shared address, or no longer.
+// Share says that a network of this host has a shared address, or no longer. It must
+// not be the address of a container here.
 func (p *Pool) Share(a netip.Addr, kind string, has bool) {
 	c := p.chunk(First(a))
 	if !has {
@@ -224,10 +234,11 @@ func (p *Pool) Share(a netip.Addr, kind string, has bool) {
 	p.touch(c)
 }
 
-// Shares reports whether the store says that this host shares the address.
+// Shares reports whether the store says that this host shares the address, with no
+// change under way that could end that.
 func (p *Pool) Shares(a netip.Addr) bool {
 	c := p.chunks[First(a)]
-	return c != nil && !c.unsure && c.rec.sharedBy(p.cfg.Me)&Bit(a) != 0
+	return c != nil && !c.unsure && !c.busy && c.rec.sharedBy(p.cfg.Me)&Bit(a) != 0
 }
 
 // SharedKind returns the lowest address that the hosts share as kind.
@@ -236,7 +247,7 @@ func (p *Pool) SharedKind(kind string) (netip.Addr, bool) {
 		var m Mask
 		for bit, s := range c.rec.Shared {
 			if s.Kind == kind {
-				m |= bit
+				m |= bit & c.valid
 			}
 		}
 		if m != 0 {
@@ -302,14 +313,48 @@ func (p *Pool) Lost() []netip.Addr {
 }
 
 // Settled reports whether the store says of this host what the journal says, with
-// nothing under way.
+// nothing under way. A shared address that another host owns stays as it is.
 func (p *Pool) Settled() bool {
 	for _, c := range p.order {
-		if c.busy || c.unsure || c.Leaving != 0 || c.rec.Owned[p.cfg.Me] != c.Own || c.rec.sharedBy(p.cfg.Me) != c.shared() {
+		if c.busy || c.unsure || c.Leaving != 0 || c.rec.Owned[p.cfg.Me] != c.Own || c.rec.sharedBy(p.cfg.Me) != p.tellable(c) {
 			return false
 		}
 	}
 	return p.synced
+}
+
+// Tells reports whether this host has anything to tell a recovering store. A host
+// that has not must not bring the pool back: it may be one that ended long ago.
+func (p *Pool) Tells() bool {
+	for _, c := range p.order {
+		if c.busy || c.Own|c.Leaving|c.shared()&c.used != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// tellable are the shared addresses that the store should know this host shares. In
+// a recovery that is what is in use: a new wish could meet an owner who did not tell
+// the store yet.
+func (p *Pool) tellable(c *chunk) Mask {
+	m := c.shared() &^ p.others(c)
+	if p.mode == Recovering {
+		m &= c.used
+	}
+	return m
+}
+
+// others are the addresses that other hosts own; in a recovery of those that have
+// told the store.
+func (p *Pool) others(c *chunk) Mask {
+	var m Mask
+	for h, o := range c.rec.Owned {
+		if h != p.cfg.Me && (p.mode != Recovering || p.acked[h]) {
+			m |= o
+		}
+	}
+	return m
 }
 
 // shared are the addresses that this host's networks share.
