@@ -58,6 +58,10 @@ test-fast: ## linter and the tests that need no engine, in under a minute
 bench-run: plugin ## network share of `docker run` against the built-in bridge
 	go test -tags bench ./test/bench -run TestNetworkShare -count=1 -v -timeout 40m
 
+.PHONY: bench-ipam
+bench-ipam: build ## latency, rate, memory and start of the IPAM driver, on a quiet machine
+	go test -tags bench ./test/bench -run '^TestIPAM$$' -count=1 -v -timeout 20m
+
 .PHONY: lint
 lint: ## the linter
 	$(GOTOOL) golangci-lint run ./...

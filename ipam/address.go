@@ -128,7 +128,7 @@ func (p *pool) choose(req AddressRequest, kind Kind, leader bool) (netip.Addr, e
 	case ok:
 		return a, nil
 	case p.book.share != nil:
-		return a, &need{token: p.id.token, kind: KindEndpoint, rng: rng, refuse: exhausted(p, rng)}
+		return a, &need{token: p.id.token, kind: KindEndpoint, rng: rng}
 	}
 	return a, exhausted(p, rng)
 }

@@ -1,137 +1,19 @@
 package ipam_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/weft-net/weft/internal/cluster"
-	"github.com/weft-net/weft/internal/journal"
-	"github.com/weft-net/weft/internal/ownership"
 	"github.com/weft-net/weft/internal/store"
 	"github.com/weft-net/weft/ipam"
 )
-
-// member is one host of a cluster: its journal, its membership and its IPAM.
-type member struct {
-	*ipam.IPAM
-	tb      testing.TB
-	name    string
-	dir     string
-	store   cluster.Store
-	leader  bool // Swarm's leader gives the addresses
-	cluster *cluster.Cluster
-	journal *journal.Journal
-	stop    func()
-}
-
-// newMember starts a host on a store.
-func newMember(tb testing.TB, name string, s cluster.Store) *member {
-	tb.Helper()
-	m := &member{tb: tb, name: name, dir: tb.TempDir(), store: s}
-	m.start()
-	tb.Cleanup(func() { m.halt() })
-	return m
-}
-
-// start begins a run of the host on what its journal has.
-func (m *member) start() {
-	m.tb.Helper()
-	fatal := func(err error) {
-		m.tb.Helper()
-		if err != nil {
-			m.tb.Fatal(err)
-		}
-	}
-	var err error
-	m.journal, err = journal.Open(filepath.Join(m.dir, "journal.db"))
-	fatal(err)
-	id, _, err := cluster.LoadIdentity(m.journal, cluster.Fingerprint{})
-	fatal(err)
-	var book *ipam.IPAM
-	m.cluster = cluster.New(cluster.Config{
-		Store: m.store, Journal: m.journal, Identity: id, Name: m.name,
-		Renew:    func(ctx context.Context, op journal.Op, id ownership.Host) error { return book.Renew(ctx, op, id) },
-		OnChange: func() { book.Poke() },
-	})
-	book, err = ipam.New(ipam.Config{Journal: m.journal, Seed: seed, Cluster: m.cluster, Leader: m.leader})
-	fatal(err)
-	m.IPAM = book
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() { _ = m.cluster.Run(ctx) })
-	wg.Go(func() { _ = book.Run(ctx) })
-	j := m.journal
-	m.stop = func() {
-		cancel()
-		wg.Wait()
-		_ = j.Close()
-	}
-}
-
-// halt ends the run; it may be repeated.
-func (m *member) halt() {
-	if m.stop != nil {
-		m.stop()
-		m.stop = nil
-	}
-}
-
-func (m *member) restart() {
-	m.halt()
-	m.start()
-}
-
-// pool requests a pool, with its gateway.
-func (m *member) pool(subnet string, more ...string) string {
-	m.tb.Helper()
-	req := ipam.PoolRequest{Space: ipam.LocalSpace}
-	if subnet != "" {
-		req.Subnet = prefix(subnet)
-	}
-	if len(more) > 0 {
-		req.Range = prefix(more[0])
-	}
-	p, err := m.RequestPool(context.Background(), req)
-	if err != nil {
-		m.tb.Fatalf("%s: %v", m.name, err)
-	}
-	if _, err := m.RequestAddress(context.Background(), ipam.AddressRequest{PoolID: p.ID, Gateway: true}); err != nil {
-		m.tb.Fatalf("%s: gateway: %v", m.name, err)
-	}
-	return p.ID
-}
-
-func (m *member) get(pool string) netip.Addr {
-	m.tb.Helper()
-	a, err := m.RequestAddress(context.Background(), ipam.AddressRequest{PoolID: pool})
-	if err != nil {
-		m.tb.Fatalf("%s: %v", m.name, err)
-	}
-	return a.Addr()
-}
-
-func (m *member) explicit(pool, addr string) error {
-	_, err := m.RequestAddress(context.Background(), ipam.AddressRequest{PoolID: pool, Address: netip.MustParseAddr(addr)})
-	return err
-}
-
-// eventually waits for a condition.
-func eventually(tb testing.TB, what string, ok func() bool) {
-	tb.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			tb.Fatalf("never: %s", what)
-		}
-	}
-}
 
 func TestClusterSharesAPool(t *testing.T) {
 	fake := store.NewFake()

@@ -19,6 +19,8 @@ const (
 	kickEvery = 250 * time.Millisecond
 	// trimEvery is how often free addresses are counted.
 	trimEvery = 30 * time.Second
+	// sweepEvery is how often asks are looked for that nobody waits for.
+	sweepEvery = 10 * time.Second
 	// commitTime bounds one transaction; after it the outcome is unknown.
 	commitTime = 5 * time.Second
 )
@@ -36,9 +38,10 @@ func (m *IPAM) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer m.unwatch()
-	kick, trim := time.NewTicker(kickEvery), time.NewTicker(trimEvery)
+	kick, trim, sweep := time.NewTicker(kickEvery), time.NewTicker(trimEvery), time.NewTicker(sweepEvery)
 	defer kick.Stop()
 	defer trim.Stop()
+	defer sweep.Stop()
 	asks := &asks{m: m}
 	defer asks.stop()
 	for {
@@ -57,6 +60,7 @@ func (m *IPAM) Run(ctx context.Context) error {
 			})
 		case <-trim.C:
 			m.each(m.trim)
+		case <-sweep.C:
 			work.Go(func() { m.sweepAsks(ctx) })
 		}
 	}

@@ -33,11 +33,10 @@ const askAtOnce = 8
 // need is why a request cannot be granted from what this host owns. It is no
 // refusal yet.
 type need struct {
-	token  token        // of the pool
-	addr   netip.Addr   // this address
-	kind   Kind         // shared as this, if not for an endpoint
-	rng    netip.Prefix // any address of this range
-	refuse error        // what to say when there is none
+	token token        // of the pool
+	addr  netip.Addr   // this address
+	kind  Kind         // shared as this, if not for an endpoint
+	rng   netip.Prefix // any address of this range
 }
 
 // Error is never shown.
@@ -246,7 +245,8 @@ func (s *seek) fail(p *pool, n *need, cause error) error {
 			}
 		}
 	}
-	if cause == nil && n.refuse != nil {
+	if cause == nil && !n.addr.IsValid() {
+		none := exhausted(p, n.rng)
 		var who []string
 		owners := p.book.own.Owners(n.rng)
 		for _, h := range slices.SortedFunc(maps.Keys(owners), func(a, b ownership.Host) int {
@@ -254,10 +254,10 @@ func (s *seek) fail(p *pool, n *need, cause error) error {
 		}) {
 			who = append(who, fmt.Sprintf("%s %d", c.Name(h), owners[h]))
 		}
-		if refused, ok := errors.AsType[*Error](n.refuse); ok && len(who) > 0 {
+		if refused, ok := errors.AsType[*Error](none); ok && len(who) > 0 {
 			return refuse(refused.Err, refused.Do, "%s; owners: %s", refused.What, strings.Join(who, ", "))
 		}
-		return n.refuse
+		return none
 	}
 	what := fmt.Sprintf("an address of %s", p.id.subnet)
 	if n.addr.IsValid() {

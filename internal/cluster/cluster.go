@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -80,6 +81,7 @@ type Cluster struct {
 	described []byte
 	// What the watches say, by key.
 	selves, alive, hosts, pools map[string]store.KV
+	decoded                     map[string]decodedPool // what poolAt read of pools
 }
 
 // New returns a cluster that has not looked yet; call Run.
@@ -95,8 +97,8 @@ func New(cfg Config) *Cluster {
 	}
 	c := &Cluster{cfg: cfg, wake: make(chan struct{}, 1), live: make(chan struct{}, 1), id: cfg.Identity, seen: cfg.Identity.Seen,
 		verdict: Verdict{Apart, "the store was not reached yet"},
-		asking:  map[string]bool{},
-		selves:  map[string]store.KV{}, alive: map[string]store.KV{}, hosts: map[string]store.KV{}, pools: map[string]store.KV{}}
+		asking:  map[string]bool{}, decoded: map[string]decodedPool{},
+		selves: map[string]store.KV{}, alive: map[string]store.KV{}, hosts: map[string]store.KV{}, pools: map[string]store.KV{}}
 	return c
 }
 
@@ -576,9 +578,9 @@ func (c *Cluster) Commit(ctx context.Context, p Pool, txn store.Txn, to ownershi
 	c.mu.Lock()
 	key, me := PoolKey(p.Domain, p.Subnet), c.id.ID
 	record := c.pools[key]
+	now, err := c.poolAt(key)
 	fence := append(Fence(me, c.sightSeen), store.Lives(key, record.Created))
 	c.mu.Unlock()
-	now, err := decode[Pool](record)
 	if err != nil || now.UUID != p.UUID || !slices.Contains(now.Members, me) {
 		return store.Result{}, fmt.Errorf("%w: this host is no member of pool %s (yet)", store.ErrDown, p.Subnet)
 	}
@@ -607,8 +609,31 @@ func (c *Cluster) Watch(ctx context.Context, prefix string, fn func(store.Update
 // Known returns the cached record of a pool.
 func (c *Cluster) Known(domain string, subnet netip.Prefix) (Pool, bool) {
 	c.mu.Lock()
-	kv := c.pools[PoolKey(domain, subnet)]
-	c.mu.Unlock()
-	p, err := decode[Pool](kv)
-	return p, err == nil && kv.Rev != 0
+	defer c.mu.Unlock()
+	p, err := c.poolAt(PoolKey(domain, subnet))
+	return p, err == nil && p.UUID != ""
+}
+
+// decodedPool is a pool's record and what it says.
+type decodedPool struct {
+	value []byte
+	pool  Pool
+	err   error
+}
+
+// poolAt decodes the cached record of a pool, once for each state of it: pools are
+// asked about with every address. The caller holds mu and must not change the members.
+func (c *Cluster) poolAt(key string) (Pool, error) {
+	kv := c.pools[key]
+	d, ok := c.decoded[key]
+	switch {
+	case kv.Rev == 0:
+		delete(c.decoded, key)
+		return Pool{}, nil
+	case !ok || !bytes.Equal(d.value, kv.Value):
+		d = decodedPool{value: kv.Value}
+		d.pool, d.err = decode[Pool](kv)
+		c.decoded[key] = d
+	}
+	return d.pool, d.err
 }

@@ -187,8 +187,7 @@ func (c *Cluster) bury(ctx context.Context, h HostView) error {
 			return err
 		}
 	}
-	// Then it is no member any more, so that nobody gives it anything. Its membership is
-	// what remembers that its addresses are still to be freed: so that is given up last.
+	// Its addresses first: its membership is what shows that a removal is to be repeated.
 	for {
 		left, err := c.buryAddresses(ctx, h.ID)
 		if err != nil {
@@ -218,7 +217,7 @@ func (c *Cluster) bury(ctx context.Context, h HostView) error {
 	if err := c.dropAsks(ctx, func(a ownership.Ask) bool { return a.From == h.ID }); err != nil {
 		return err
 	}
-	// What was given to it between the two.
+	// Nobody gives anything to a host that is no member; what was given to it before.
 	_, err = c.buryAddresses(ctx, h.ID)
 	return err
 }
@@ -262,8 +261,8 @@ func (c *Cluster) PoolsOf(h ownership.Host) []Pool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []Pool
-	for _, kv := range c.pools {
-		p, err := decode[Pool](kv)
+	for key := range c.pools {
+		p, err := c.poolAt(key)
 		if err == nil && (h == "" || slices.Contains(p.Members, h)) {
 			out = append(out, p)
 		}

@@ -82,7 +82,7 @@ func (p *Pool) moving(rng netip.Prefix) bool {
 // else says why it is not given.
 func (p *Pool) Answer(a Ask) string {
 	if p.mode != Normal || !p.synced {
-		return "the cluster's store waits for `weft store recover`"
+		return AskAgain // it has just started, or the cluster is frozen for a moment
 	}
 	for _, c := range p.order {
 		if slices.ContainsFunc(c.grants, func(g grant) bool { return g.ask.Key == a.Key }) {

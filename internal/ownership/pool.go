@@ -305,7 +305,7 @@ func (p *Pool) Lost() []netip.Addr {
 		return nil
 	}
 	for _, c := range p.order {
-		if !c.unsure && !c.busy {
+		if c.Own != 0 && !c.unsure && !c.busy {
 			out = append(out, Addrs(c.first, c.Own&^c.rec.Owned[p.cfg.Me])...)
 		}
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // attempts bounds how often a request is tried that certainly did nothing.
-const attempts = 3
+const attempts = 8
 
 // Commit makes all changes of a Txn or none. A Result is the truth: the Txn
 // happened, or its conditions did not hold. An error is too: ErrUnknown says that
