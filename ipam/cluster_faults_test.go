@@ -745,8 +745,11 @@ func TestClusterAddressIsBeingGivenUp(t *testing.T) {
 	pa, pb := a.pool("10.1.0.0/28"), b.pool("10.1.0.0/28")
 	x := a.get(pa)
 	hold := newGate(t)
-	sa.onCommit("own/", func(_ context.Context, _ store.Txn, do do) (store.Result, error) {
-		hold.pass()
+	me := a.cluster.Me()
+	sa.onCommit("own/", func(_ context.Context, txn store.Txn, do do) (store.Result, error) {
+		if rec, err := ownership.Decode(txn.Then[0].Value); err == nil && rec.Owned[me]&ownership.Bit(x) == 0 {
+			hold.pass() // it gives x up, and is no fetch
+		}
 		return do()
 	})
 	var asks atomic.Int64

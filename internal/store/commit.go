@@ -9,7 +9,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// attempts bounds how often a request is tried that certainly did nothing.
+// attempts bounds how often a request is tried that certainly did nothing. Between two
+// the health loop looks; a login on a busy server takes it a second.
 const attempts = 8
 
 // Commit makes all changes of a Txn or none. A Result is the truth: the Txn

@@ -142,9 +142,9 @@ func TestOutcomes(t *testing.T) {
 			return rpctypes.ErrGRPCNoSpace
 		}, store.ErrUnknown, 1},
 		{"permission", answer(rpctypes.ErrGRPCPermissionDenied), store.ErrDenied, 1},
-		{"token", answer(rpctypes.ErrGRPCInvalidAuthToken), store.ErrDenied, 3},
-		{"auth changed", answer(rpctypes.ErrGRPCAuthOldRevision), store.ErrDenied, 3},
-		{"overload", answer(rpctypes.ErrGRPCRequestTooManyRequests), store.ErrDown, 3},
+		{"token", answer(rpctypes.ErrGRPCInvalidAuthToken), store.ErrDenied, 8},
+		{"auth changed", answer(rpctypes.ErrGRPCAuthOldRevision), store.ErrDenied, 8},
+		{"overload", answer(rpctypes.ErrGRPCRequestTooManyRequests), store.ErrDown, 8},
 		{"too large", answer(rpctypes.ErrGRPCRequestTooLarge), store.ErrTooLarge, 1},
 		{"too many", answer(rpctypes.ErrGRPCTooManyOps), store.ErrTooLarge, 1},
 		{"twice", answer(rpctypes.ErrGRPCDuplicateKey), store.ErrInvalid, 1},
