@@ -152,7 +152,10 @@ func TestClusterRefusedRequestLeavesNoPool(t *testing.T) {
 				a.start()
 			}
 			eventually(t, "10.1.0.0/24 is gone", func() bool { return len(records(t, fake, "pools/")) == 0 })
-			a.pool("10.1.0.0/25")
+			eventually(t, "the subnet is free", func() bool {
+				_, err := a.RequestPool(t.Context(), ipam.PoolRequest{Space: ipam.LocalSpace, Subnet: prefix("10.1.0.0/25")})
+				return err == nil
+			})
 		})
 	}
 }
@@ -355,7 +358,7 @@ func TestClusterHostEndsBeforeItsNewIDJoins(t *testing.T) {
 	sa.onCommit("pools/", nil)
 	a.start()
 	a.awaitMember()
-	var held []netip.Addr
+	held := []netip.Addr{a.get(pa)}
 	for range 20 {
 		held = append(held, a.get(pa))
 	}

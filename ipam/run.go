@@ -167,7 +167,8 @@ func (m *IPAM) planShare(ctx context.Context, sh *share, look outlook) []func() 
 	if sh.stop == nil {
 		watch, stop := context.WithCancel(ctx)
 		sh.stop = stop
-		out = append(out, func() { m.watch(watch, sh, sh.own) })
+		prefix, own := ownersPrefix(sh), sh.own
+		out = append(out, func() { m.watch(watch, sh, prefix, own) })
 	}
 	sh.own.Close(!m.wanted(sh))
 	for _, t := range sh.own.Tasks() {
@@ -212,10 +213,7 @@ func (m *IPAM) rewatch(sh *share) {
 }
 
 // watch follows the records of a share's owners.
-func (m *IPAM) watch(ctx context.Context, sh *share, own *ownership.Pool) {
-	m.mu.Lock()
-	prefix := ownersPrefix(sh)
-	m.mu.Unlock()
+func (m *IPAM) watch(ctx context.Context, sh *share, prefix string, own *ownership.Pool) {
 	err := m.cfg.Cluster.Watch(ctx, prefix, func(u store.Update) {
 		m.mu.Lock()
 		defer m.mu.Unlock()

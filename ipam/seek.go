@@ -82,7 +82,7 @@ func (s *seek) next(ctx context.Context, p *pool, n *need) (step, error) {
 	}
 	wait := step{busy: sh.changed, wait: left}
 	switch {
-	case !sh.own.Synced() || !s.m.inside(sh):
+	case !sh.own.Open() || !s.m.inside(sh):
 		return wait, nil
 	case !n.addr.IsValid():
 		return s.any(ctx, p, n, wait)

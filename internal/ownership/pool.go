@@ -380,6 +380,10 @@ func (p *Pool) Entries() map[netip.Addr]Entry {
 // Synced reports whether the store's state was seen.
 func (p *Pool) Synced() bool { return p.synced }
 
+// Open reports whether wishes can come true: the store's state was seen, and the mode
+// is Normal.
+func (p *Pool) Open() bool { return p.synced && p.mode == Normal }
+
 // Reset says what all records of the pool are at a revision. A record that cannot
 // be read is left alone, and so is its chunk; see [Pool.Bad].
 func (p *Pool) Reset(kvs []store.KV, rev int64) {
