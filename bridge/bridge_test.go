@@ -92,7 +92,7 @@ func (h *house) start() {
 	}
 	kind := bridge.New(bridge.Config{Kernel: h.kernel, Firewall: h.fw, Ports: h.ports, Later: h.later, Seed: "seed",
 		DirectSafe: func() (bool, string) { return h.direct, "the test says so" }})
-	h.Driver, err = driver.New(driver.Config{Journal: h.j, Kernel: h.kernel, Firewall: h.fw, Kinds: map[string]driver.Kind{"bridge": kind}, Blind: h.blind})
+	h.Driver, err = driver.New(driver.Config{Journal: h.j, Kernel: h.kernel, Firewall: h.fw, Kinds: map[string]driver.Kind{"bridge": kind}, Blind: func() bool { return h.blind }})
 	if err == nil {
 		err = h.Restore(h.Context())
 	}

@@ -55,9 +55,10 @@ type Config struct {
 	// means that nobody can say, and nothing is collected.
 	Holders func(ctx context.Context) (Holders, error)
 	Logger  *slog.Logger
-	// Blind says that the journal is not the one that this host's links were made
-	// from: reconcile leaves links alone that belong to nothing.
-	Blind bool
+	// Blind reports whether the journal may not be the one that this host's links were
+	// made from: reconcile then leaves links alone that belong to nothing. nil means
+	// never.
+	Blind func() bool
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
 }

@@ -69,7 +69,7 @@ func (d *Driver) Reconcile(ctx context.Context, depth Depth) (Report, error) {
 		report.Repaired = append(report.Repaired, repaired...)
 		errs = append(errs, err)
 	}
-	if !d.cfg.Blind {
+	if d.cfg.Blind == nil || !d.cfg.Blind() {
 		swept, err := d.sweep(actual)
 		report.Repaired = append(report.Repaired, swept...)
 		errs = append(errs, err)

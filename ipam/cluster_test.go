@@ -390,3 +390,38 @@ func TestClusterRecordOfTheFuture(t *testing.T) {
 		t.Fatal(a.View()[0].Cluster)
 	}
 }
+
+// TestClusterKeepsAddressesAtHand has a network without a container when the store
+// goes down: the first one starts nevertheless.
+func TestClusterKeepsAddressesAtHand(t *testing.T) {
+	t.Parallel()
+	fake := store.NewFake()
+	a := newMember(t, "a", fake)
+	pa := a.pool("10.1.0.0/24")
+	if err := a.Bind(t.Context(), strings.Repeat("ab", 32), prefix("10.1.0.0/24")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a owns addresses", func() bool { return a.View()[0].Cluster.Own > 0 })
+	fake.SetDown(true)
+	a.get(pa)
+}
+
+// TestClusterOfTheFuture has a cluster record that this version cannot read: what
+// needs the store says so at once, the rest goes on.
+func TestClusterOfTheFuture(t *testing.T) {
+	t.Parallel()
+	fake := store.NewFake()
+	a := newMember(t, "a", fake)
+	pa := a.pool("10.1.0.0/24")
+	a.get(pa)
+	if _, err := fake.Commit(t.Context(), store.Txn{Then: []store.Op{store.Put("cluster", []byte(`{"v":9,"uuid":"x"}`))}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a cannot read it", func() bool { return a.cluster.Verdict().Standing == cluster.Unreadable })
+	begin := time.Now()
+	_, err := a.RequestPool(t.Context(), ipam.PoolRequest{Space: ipam.LocalSpace, Subnet: prefix("10.9.0.0/24")})
+	if !errors.Is(err, ipam.ErrStore) || !strings.Contains(err.Error(), "newer version") || time.Since(begin) > time.Second {
+		t.Fatalf("after %v: %v", time.Since(begin), err)
+	}
+	a.get(pa)
+}

@@ -191,6 +191,9 @@ func (m *IPAM) parseRequest(req PoolRequest) (id poolID, bits int, err error) {
 		if !id.subnet.Contains(id.rng.Addr()) || id.rng.Bits() < id.subnet.Bits() {
 			return id, 0, refuse(ErrSubnet, "choose an --ip-range inside the subnet", "--ip-range %s is not inside %s", rng, id.subnet)
 		}
+		if size, _ := newBook(id.subnet).count(id.rng); size == 0 {
+			return id, 0, refuse(ErrSubnet, "choose a larger --ip-range", "--ip-range %s of %s has no address that a container could have", rng, id.subnet)
+		}
 	}
 	return id, 0, nil
 }

@@ -28,6 +28,7 @@ func TestRequestPoolRefusals(t *testing.T) {
 		{"long domain", "", "10.5.0.0/16", "", map[string]string{"domain": strings.Repeat("x", 64)}, ipam.ErrOption, nil},
 		{"range without subnet", "", "", "10.5.0.0/24", nil, ipam.ErrSubnet, []string{"10.5.0.0/24", "--subnet"}},
 		{"range outside", "", "10.5.0.0/16", "10.6.0.0/24", nil, ipam.ErrSubnet, []string{"10.6.0.0/24", "10.5.0.0/16"}},
+		{"range of nothing usable", "", "10.5.0.0/16", "10.5.0.0/32", nil, ipam.ErrSubnet, []string{"10.5.0.0/32", "no address"}},
 		{"range larger than subnet", "", "10.5.0.0/16", "10.5.0.0/15", nil, ipam.ErrSubnet, []string{"10.5.0.0/15"}},
 		{"range of another family", "", "10.5.0.0/16", "fd00::/64", nil, ipam.ErrSubnet, []string{"fd00::/64"}},
 		{"too large", "", "12.0.0.0/7", "", nil, ipam.ErrSubnet, []string{"12.0.0.0/7", "/8"}},

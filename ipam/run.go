@@ -3,6 +3,7 @@ package ipam
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -57,6 +58,7 @@ func (m *IPAM) Run(ctx context.Context) error {
 			m.each(func(sh *share) {
 				sh.own.Kick()
 				m.claimConflicts(sh)
+				m.reserve(sh)
 			})
 		case <-trim.C:
 			m.each(m.trim)
@@ -71,6 +73,19 @@ func (m *IPAM) each(fn func(*share)) {
 	defer m.mu.Unlock()
 	for _, sh := range m.shares() {
 		fn(sh)
+	}
+}
+
+// reserve keeps addresses at hand for the networks on a share, so that their next
+// container does not need the store. The caller holds mu.
+func (m *IPAM) reserve(sh *share) {
+	if !sh.own.Open() || !m.inside(sh) {
+		return
+	}
+	for _, p := range m.tokensOf(sh.rec.key()) {
+		if p.rec.Network != "" && !m.fromLeader(p) {
+			m.prefetch(sh, p.id.dynamic())
+		}
 	}
 }
 
@@ -377,6 +392,7 @@ func (m *IPAM) claimConflicts(sh *share) {
 	if !sh.claim || !sh.own.Synced() || !m.inside(sh) {
 		return
 	}
+	told := maps.Clone(sh.conflicts)
 	clear(sh.conflicts)
 	sh.claim = false
 	for a, h := range sh.book.held {
@@ -384,6 +400,9 @@ func (m *IPAM) claimConflicts(sh *share) {
 			sh.claim = true
 			if !sh.own.Want(a) {
 				sh.conflicts[a] = true
+				if !told[a] {
+					m.cfg.Logger.Error("an address is in use here and belongs to another host: restart what has it", "address", a, "name", h.name)
+				}
 			}
 		}
 	}

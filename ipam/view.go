@@ -107,6 +107,9 @@ func (m *IPAM) viewShare(sh *share, rng netip.Prefix) *ClusterView {
 		Owners: sh.own.Owners(rng), Dead: sh.own.DeadOwners(rng), Own: sh.own.Free(rng), Unowned: sh.own.Unowned(rng),
 		Shared: sh.own.AllShared(), Bad: sh.own.Bad(),
 	}
+	if !sh.own.Synced() {
+		v.Unowned = 0 // the store was not seen: who knows
+	}
 	if m.cfg.Cluster != nil {
 		if p, ok := m.cfg.Cluster.Known(sh.rec.Pool.Domain, sh.rec.Pool.Subnet); ok {
 			v.Members = p.Members

@@ -54,6 +54,12 @@ func (h *house) blind(isNew bool) (bool, error) {
 	return true, nil
 }
 
+// mayNotSweep reports whether links that belong to nothing have to stay: the journal
+// is new, or may be an older copy. That shows when the cluster's store knows this run.
+func (h *house) mayNotSweep(blind bool) func() bool {
+	return func() bool { return blind || h.cluster != nil && !h.cluster.Confirmed() }
+}
+
 // openIPAM makes the address book of this host.
 func (h *house) openIPAM(cfg config.Config, blind bool, log *slog.Logger) (*ipam.IPAM, error) {
 	pools, err := ipam.ParsePools(cfg.Pools)

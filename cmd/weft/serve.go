@@ -194,7 +194,7 @@ func open(ctx context.Context, cfg config.Config, f serveFlags, log *slog.Logger
 	}
 	h.driver, err = driver.New(driver.Config{
 		Journal: h.journal, Kernel: h.kernel, Firewall: h.firewall, Kinds: kinds,
-		Scope: cfg.Scope, Holders: h.holders, Blind: blind, Logger: part("driver"),
+		Scope: cfg.Scope, Holders: h.holders, Blind: h.mayNotSweep(blind), Logger: part("driver"),
 	})
 	if err != nil {
 		return nil, err

@@ -30,6 +30,13 @@ func (h *house) status(ctx context.Context) (admin.Status, error) {
 			return st, err
 		}
 		st.Store, st.HostID = &view, view.HostID
+		for _, p := range h.ipam.View() {
+			for _, a := range p.Addresses {
+				if a.Conflict {
+					st.Conflicts = append(st.Conflicts, a.Address)
+				}
+			}
+		}
 	}
 	st.Direct, st.DirectWhy = h.engine.DirectSafe()
 	fw := h.firewall.Status(ctx)

@@ -36,7 +36,9 @@ type Status struct {
 	DirectWhy string `json:"directWhy,omitempty"`
 	// Firewall says how packets pass the host's other rules.
 	Firewall FirewallStatus `json:"firewall"`
-	Networks int            `json:"networks"`
+	// Conflicts are addresses in use here that the cluster gives to another host.
+	Conflicts []netip.Addr `json:"conflicts,omitempty"`
+	Networks  int          `json:"networks"`
 	// Endpoints counts all, Joined those in a sandbox.
 	Endpoints int `json:"endpoints"`
 	Joined    int `json:"joined"`

@@ -124,6 +124,14 @@ func (c *Cluster) Verdict() Verdict {
 	return c.verdict
 }
 
+// Confirmed reports whether the store knows this run for the valid one of this host: so
+// the journal is not an older copy.
+func (c *Cluster) Confirmed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.confirmed && c.verdict.Standing != Stopped
+}
+
 // Up reports whether the store answers.
 func (c *Cluster) Up() bool { return c.cfg.Store.Up() }
 
@@ -560,6 +568,8 @@ func (c *Cluster) refuse(standings ...Standing) error {
 	switch c.verdict.Standing {
 	case Frozen, Freezing:
 		do = "; when all hosts are up, run `weft store recover`"
+	case Unreadable:
+		do = "; update weft on this host, or put the record right"
 	case Recovering, Waiting:
 		do = "; it goes on when all hosts are back (weft store status), or removed with `weft host rm`"
 	}

@@ -17,6 +17,9 @@ const (
 	// Apart: the store was not seen yet, or says nothing of use. Own addresses are
 	// handed out.
 	Apart Standing = "apart"
+	// Unreadable: a record of the cluster is of a newer version or damaged. Own addresses
+	// are handed out.
+	Unreadable Standing = "unreadable"
 	// Founding: the store is new and so is this host's knowledge: make the cluster.
 	Founding Standing = "founding"
 	// Raising: this run has to become the valid one first.
@@ -63,11 +66,11 @@ func sightKeys(id ownership.Host) (cluster, self string) { return keyCluster, pr
 func Judge(id Identity, s Sight, confirmed bool) (Verdict, error) {
 	rec, err := decode[Record](s.Cluster)
 	if err != nil {
-		return Verdict{Apart, err.Error()}, err
+		return Verdict{Unreadable, err.Error()}, err
 	}
 	self, err := decode[Self](s.Self)
 	if err != nil {
-		return Verdict{Apart, err.Error()}, err
+		return Verdict{Unreadable, err.Error()}, err
 	}
 	if v := judgeCluster(id, s, rec, self.Removed); v.Standing != "" {
 		return v, nil
@@ -82,7 +85,7 @@ func judgeCluster(id Identity, s Sight, rec Record, removed bool) Verdict {
 	case rec.UUID == "" && id.UUID == "":
 		return Verdict{Founding, "the store is new"}
 	case rec.UUID == "":
-		return Verdict{Frozen, "the store was wiped: it does not know cluster " + id.UUID}
+		return Verdict{Frozen, "the store does not know cluster " + id.UUID + ": it was wiped, or WEFT_STORE names another one"}
 	case id.UUID != "" && id.UUID != rec.UUID:
 		return Verdict{Foreign, fmt.Sprintf("the store is of cluster %s, this host's pools are of %s", rec.UUID, id.UUID)}
 	case removed:

@@ -129,7 +129,7 @@ func TestJudgeOfRecordsThatItCannotRead(t *testing.T) {
 			if c.self != "" {
 				s.Self = store.KV{Key: "self/me", Value: []byte(c.self), Rev: 6}
 			}
-			if v, err := cluster.Judge(id, s, true); !errors.Is(err, c.want) || v.Standing != cluster.Apart {
+			if v, err := cluster.Judge(id, s, true); !errors.Is(err, c.want) || v.Standing != cluster.Unreadable {
 				t.Fatal(v, err)
 			}
 		})
@@ -140,7 +140,7 @@ func TestJudgeOfRecordsThatItCannotRead(t *testing.T) {
 func TestStandings(t *testing.T) {
 	t.Parallel()
 	allocates := []cluster.Standing{
-		cluster.Apart, cluster.Founding, cluster.Raising, cluster.Member, cluster.Frozen, cluster.Freezing,
+		cluster.Apart, cluster.Unreadable, cluster.Founding, cluster.Raising, cluster.Member, cluster.Frozen, cluster.Freezing,
 		cluster.Recovering, cluster.Waiting, cluster.Foreign,
 	}
 	for _, s := range append(slices.Clone(allocates), cluster.Stopped, cluster.Removed) {
