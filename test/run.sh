@@ -55,15 +55,16 @@ unit() { # unit [FLAGS]: everything that needs no engine
 
 fuzz() { # two targets at a time, one worker each
 	go test -run='^$' ./plugin ./driver ./internal/ownership || return # compiled once
-	printf '%s\n' "FuzzDecodeNetwork ./plugin" "FuzzDecodeIPAM ./plugin" "FuzzHandler ./plugin" "FuzzOptions ./driver" "FuzzDecode ./internal/ownership" "FuzzDecodeAsk ./internal/ownership" |
-		xargs -P2 -L1 sh -c 'go test -run="^\$" -fuzz="^$0\$" -fuzztime=30s -parallel=1 "$1"'
+	printf '%s\n' "FuzzDecodeNetwork ./plugin 30s" "FuzzDecodeIPAM ./plugin 30s" "FuzzHandler ./plugin 30s" "FuzzOptions ./driver 30s" \
+		"FuzzDecode ./internal/ownership 5s" "FuzzDecodeAsk ./internal/ownership 5s" |
+		xargs -P2 -L1 sh -c 'go test -run="^\$" -fuzz="^$0\$" -fuzztime="$2" -parallel=1 "$1"'
 }
 
 roots() { go run ./test/lab/weftlab roots; }
 
 made() { wait "$making" || { cat "$logs/roots-make.log"; return 1; }; }
 
-e2e() { go test -count=1 -timeout 20m -parallel 6 ./test/e2e; }
+e2e() { go test -count=1 -timeout 20m -parallel 7 ./test/e2e; }
 
 step tools tools
 if [ "$mode" = fast ]; then

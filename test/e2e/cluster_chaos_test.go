@@ -49,7 +49,7 @@ func chaosPools() []string { return []string{chaosWide, chaosNarrow} }
 // not parallel to other tests: it measures how long calls take.
 func TestClusterChaos(t *testing.T) {
 	seed := chaosNumber(t, "WEFT_CHAOS_SEED", uint64(time.Now().UnixNano()))
-	seconds := chaosNumber(t, "WEFT_CHAOS_SECONDS", 40)
+	seconds := chaosNumber(t, "WEFT_CHAOS_SECONDS", 20)
 	t.Logf("WEFT_CHAOS_SEED=%d repeats this schedule", seed)
 	x := newChaos(t, seed)
 	x.openPools()

@@ -20,9 +20,9 @@ func TestClusterIPAM(t *testing.T) {
 			s.combined(fmt.Sprintf("net%d", i), combination)
 		}
 	})
-	// What a host without a store does: one after the other, because the names
-	// and subnets are the same on all.
-	for _, s := range c.sites {
+	// What a host without a store does, on one engine: the others differ in nothing
+	// that has to do with the store.
+	for _, s := range c.sites[len(c.sites)-1:] {
 		c.step("as without a store: "+s.engine, func(c *cluster) {
 			s := s.on(c.TB)
 			s.step("dynamic subnets", (*site).dynamicSubnets)
