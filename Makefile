@@ -60,7 +60,7 @@ bench-run: plugin ## network share of `docker run` against the built-in bridge
 
 .PHONY: bench-ipam
 bench-ipam: build ## latency, rate, memory and start of the IPAM driver, on a quiet machine
-	go test -tags bench ./test/bench -run '^TestIPAM$$' -count=1 -v -timeout 20m
+	go test -tags bench ./test/bench/ipam -count=1 -v -timeout 20m
 
 .PHONY: lint
 lint: ## the linter

@@ -4,40 +4,26 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/weft-net/weft/driver"
 	"github.com/weft-net/weft/internal/config"
+	"github.com/weft-net/weft/internal/testmain"
 	"github.com/weft-net/weft/ipam"
 	"github.com/weft-net/weft/plugin"
 )
 
 // TestMain runs the tests in a network namespace of their own: the house below
 // makes real bridges and real rules.
-func TestMain(m *testing.M) {
-	if os.Getenv("WEFTTEST_NAMESPACE") != "" {
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command(os.Args[0], os.Args[1:]...)
-	cmd.Env = append(os.Environ(), "WEFTTEST_NAMESPACE=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "tests in a namespace:", err)
-		os.Exit(1)
-	}
-}
+func TestMain(m *testing.M) { os.Exit(testmain.InNetwork(m, nil)) }
 
 // recorded is one line of a recording.
 type recorded struct {

@@ -8,35 +8,18 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/weft-net/weft/internal/hostport"
 	"github.com/weft-net/weft/internal/kernel"
+	"github.com/weft-net/weft/internal/testmain"
 )
 
 // TestMain runs the tests in a network namespace of their own, so that no port
 // of this machine is touched.
-func TestMain(m *testing.M) {
-	if os.Getenv("HOSTPORT_NAMESPACE") != "" {
-		if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "%v: %s\n", err, out)
-			os.Exit(1)
-		}
-		os.Exit(m.Run())
-	}
-	cmd := exec.Command(os.Args[0], os.Args[1:]...)
-	cmd.Env = append(os.Environ(), "HOSTPORT_NAMESPACE=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "tests in a namespace:", err)
-		os.Exit(1)
-	}
-}
+func TestMain(m *testing.M) { os.Exit(testmain.InNetwork(m, nil)) }
 
 const tcp, udp, sctp = 6, 17, 132
 

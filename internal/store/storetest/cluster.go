@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/weft-net/weft/internal/testmain"
 )
 
 const (
@@ -75,7 +77,7 @@ type member struct {
 // Start starts a cluster and waits until it answers. It ends with the test.
 func Start(tb testing.TB, cfg Config) *Cluster {
 	tb.Helper()
-	if os.Getenv(inside) == "" {
+	if !testmain.Inside() {
 		tb.Fatal("storetest: the package's TestMain must call storetest.Main")
 	}
 	bin, err := Binaries(tb.Context(), cfg.Version)

@@ -1,6 +1,6 @@
 //go:build bench
 
-package bench_test
+package ipam_test
 
 import (
 	"bufio"
@@ -8,7 +8,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -28,75 +27,43 @@ import (
 
 	"github.com/weft-net/weft/internal/admin"
 	"github.com/weft-net/weft/internal/store/storetest"
+	"github.com/weft-net/weft/internal/testmain"
 )
 
 // onDisk marks the process whose etcd has its data on the disk.
 const onDisk = "WEFT_BENCH_ON_DISK"
 
-// TestMain gives TestIPAM a network namespace of its own, with nothing but a
-// loopback; other benchmarks need the machine's.
+// TestMain gives the tests a directory of the disk in the place of /dev/shm, where
+// storetest has the data of etcd, and a network namespace of their own, with nothing
+// but a loopback. On the disk, what etcd promises costs what it costs elsewhere, and
+// no less than what the journals promise.
 func TestMain(m *testing.M) {
-	flag.Parse()
-	switch {
-	case !forIPAM():
-		os.Exit(m.Run())
-	case os.Getenv(onDisk) == "":
-		sweepIPAM()
-		os.Exit(againOnDisk())
+	if os.Getenv(onDisk) != "" {
+		os.Exit(storetest.Main(m))
 	}
-	os.Exit(storetest.Main(m))
+	testmain.SweepDead(dirs + "/ipam-")
+	os.Exit(againOnDisk())
 }
 
-// againOnDisk runs this program again, with a directory of the disk in the place of
-// /dev/shm, where storetest has the data of etcd. What etcd promises then costs what
-// it costs elsewhere, and no less than what the journals promise.
 func againOnDisk() int {
-	dir := fmt.Sprintf("%s/ipam-%d-etcd", ipamDirs, os.Getpid())
+	dir := fmt.Sprintf("%s/ipam-%d-etcd", dirs, os.Getpid())
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	defer os.RemoveAll(dir)
 	const script = `mount --make-rprivate / && mount --bind "$0" /dev/shm && exec "$@"`
-	cmd := exec.Command("sh", append([]string{"-c", script, dir}, os.Args...)...)
-	cmd.Env = append(os.Environ(), onDisk+"=1")
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case errors.As(err, &exit):
-		return max(exit.ExitCode(), 1)
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "bench-ipam: run it as root:", err)
-		return 1
-	}
-	return 0
+	return testmain.Again(onDisk, syscall.CLONE_NEWNS, append([]string{"sh", "-c", script, dir}, os.Args...)...)
 }
 
-func forIPAM() bool {
-	return strings.Contains(flag.Lookup("test.run").Value.String(), "TestIPAM")
-}
-
-// ipamDirs has a directory for each run of TestIPAM, named by its process. It is
+// dirs has a directory for each run, named by its process. It is
 // in build/ because the journal has to be on a disk.
-const ipamDirs = "../../build/bench"
+const dirs = "../../../build/bench"
 
-// sweepIPAM removes what killed runs left behind.
-func sweepIPAM() {
-	left, _ := filepath.Glob(ipamDirs + "/ipam-*") // the pattern is good
-	for _, dir := range left {
-		pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), "ipam-"), "-")
-		if _, err := os.Stat("/proc/" + pid); errors.Is(err, os.ErrNotExist) {
-			_ = os.RemoveAll(dir) // the next run tries again
-		}
-	}
-}
-
-// newIPAMDir makes a directory on a disk.
-func newIPAMDir(t *testing.T) string {
+// newDir makes a directory on a disk.
+func newDir(t *testing.T) string {
 	t.Helper()
-	dir := fmt.Sprintf("%s/ipam-%d-%d", ipamDirs, os.Getpid(), time.Now().UnixNano())
+	dir := fmt.Sprintf("%s/ipam-%d-%d", dirs, os.Getpid(), time.Now().UnixNano())
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +87,7 @@ type weft struct {
 // startWeft starts weft on a new journal and waits until it is a member.
 func startWeft(t *testing.T, store string) *weft {
 	t.Helper()
-	w := &weft{t: t, dir: newIPAMDir(t), store: store}
+	w := &weft{t: t, dir: newDir(t), store: store}
 	w.start()
 	t.Cleanup(func() {
 		w.kill()
@@ -143,7 +110,7 @@ func (w *weft) start() {
 	}
 	defer log.Close()
 	// Neither an engine nor the machine's firewalld is there.
-	w.cmd = exec.Command("../../build/weft-"+runtime.GOARCH, "serve", "--socket", w.path("weft.sock"), "--journal", w.path("journal.db"),
+	w.cmd = exec.Command("../../../build/weft-"+runtime.GOARCH, "serve", "--socket", w.path("weft.sock"), "--journal", w.path("journal.db"),
 		"--engine", w.path("no-engine.sock"), "--bus", "unix:path="+w.path("no-bus.sock"))
 	// weft refuses settings that it does not know, the tests' own among them.
 	w.cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "WEFT_") }), "WEFT_STORE="+w.store)

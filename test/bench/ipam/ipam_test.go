@@ -1,6 +1,6 @@
 //go:build bench
 
-package bench_test
+package ipam_test
 
 import (
 	"context"
@@ -64,9 +64,6 @@ func (b *board) print(t *testing.T) {
 // TestIPAM measures the address book of real processes on a real etcd of three
 // members. Its data and the journals are on the disk of the tree.
 func TestIPAM(t *testing.T) {
-	if !forIPAM() {
-		t.Skip("it needs a network namespace of its own: run `make bench-ipam`")
-	}
 	etcd := storetest.Start(t, storetest.Config{Version: "3.5", Members: 3})
 	b := &board{}
 	defer b.print(t)
@@ -82,7 +79,7 @@ type disk struct{ *os.File }
 
 func newDisk(t *testing.T) disk {
 	t.Helper()
-	f, err := os.Create(newIPAMDir(t) + "/sync")
+	f, err := os.Create(newDir(t) + "/sync")
 	if err != nil {
 		t.Fatal(err)
 	}
