@@ -27,6 +27,8 @@ type member struct {
 	dir     string
 	store   cluster.Store
 	leader  bool // Swarm's leader gives the addresses
+	address netip.Addr
+	answers func(netip.Addr) bool // nil: nothing does
 	cluster *cluster.Cluster
 	journal *journal.Journal
 	stop    func()
@@ -63,6 +65,10 @@ func (m *member) start() {
 		Store: m.store, Journal: m.journal, Identity: id, Name: m.name,
 		Renew:    func(ctx context.Context, op journal.Op, id ownership.Host) error { return book.Renew(ctx, op, id) },
 		OnChange: func() { book.Poke() },
+		Describe: func() cluster.Host { return cluster.Host{Address: m.address} },
+		Answers: func(a netip.Addr, _ time.Duration) (bool, error) {
+			return m.answers != nil && m.answers(a), nil
+		},
 	})
 	book, err = ipam.New(ipam.Config{Journal: m.journal, Seed: seed, Cluster: m.cluster, Leader: m.leader})
 	fatal(err)

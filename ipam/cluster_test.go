@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -198,6 +199,44 @@ func TestClusterDynamicPoolsDiffer(t *testing.T) {
 		}
 	}
 	if _, err := b.RequestPool(t.Context(), ipam.PoolRequest{Space: ipam.LocalSpace, Subnet: prefix("172.17.128.0/17")}); !errors.Is(err, ipam.ErrOverlap) {
+		t.Fatal(err)
+	}
+}
+
+func TestClusterHostThatAnswersAnother(t *testing.T) {
+	fake := store.NewFake()
+	far := netip.MustParseAddr("192.0.2.7")
+	var reached atomic.Bool
+	reached.Store(true)
+	a := newMember(t, "a", fake.Peer(), func(m *member) { m.address = far })
+	b := newMember(t, "b", fake.Peer())
+	newMember(t, "c", fake.Peer(), func(m *member) {
+		m.answers = func(addr netip.Addr) bool { return addr == far && reached.Load() }
+	})
+	eventually(t, "b knows all", func() bool { return len(b.cluster.Hosts()) == 3 && b.cluster.Hosts()[0].Address == far })
+	a.halt()
+	eventually(t, "a's lease ends", func() bool { return !b.cluster.Connected(a.cluster.Me()) })
+	remove := func() error {
+		_, err := b.cluster.RemoveHost(t.Context(), cluster.Removal{Name: "a"})
+		return err
+	}
+	if err := remove(); !errors.Is(err, cluster.ErrConnected) || !strings.Contains(err.Error(), "asked by c") {
+		t.Fatalf("c still reaches it: %v", err)
+	}
+	if left, err := fake.Read(t.Context(), "reach/"); err != nil || len(left.KVs) > 0 {
+		t.Fatalf("questions stay: %v, %v", left, err)
+	}
+	reached.Store(false)
+	if _, err := fake.Commit(t.Context(), store.Txn{Then: []store.Op{store.Put("alive/mute", []byte("{}"))}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := remove(); !errors.Is(err, cluster.ErrConnected) || !strings.Contains(err.Error(), "mute did not say") {
+		t.Fatalf("who is connected and does not say may reach it: %v", err)
+	}
+	if _, err := fake.Commit(t.Context(), store.Txn{Then: []store.Op{store.Delete("alive/mute")}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := remove(); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"net/netip"
 	"os"
-	"time"
 
 	"github.com/weft-net/weft/internal/admin"
 	"github.com/weft-net/weft/internal/cluster"
@@ -19,9 +17,6 @@ import (
 
 // errAlone is the answer to what only a cluster has.
 var errAlone = errors.New("this host is on its own: it has no WEFT_STORE")
-
-// reachTime bounds the question whether a host still answers.
-const reachTime = 1500 * time.Millisecond
 
 // openCluster makes this host a member, if there is a store.
 func (h *house) openCluster(cfg config.Store, log func(string) *slog.Logger) error {
@@ -51,6 +46,7 @@ func (h *house) openCluster(cfg config.Store, log func(string) *slog.Logger) err
 			return h.ipam.Renew(ctx, op, id)
 		},
 		OnChange: func() { h.ipam.Poke() },
+		Answers:  h.kernel.Answers,
 	})
 	h.identity = id
 	return nil
@@ -92,14 +88,7 @@ func (h *house) removeHost(ctx context.Context, req admin.HostRemoval) (cluster.
 	if h.cluster == nil {
 		return cluster.HostView{}, errAlone
 	}
-	answers := func(a netip.Addr) bool {
-		ok, err := h.kernel.Answers(a, reachTime)
-		if err != nil {
-			h.log.Warn("whether a host answers", "host", req.Name, "err", err)
-		}
-		return ok || err != nil
-	}
-	return h.cluster.RemoveHost(ctx, cluster.Removal{Name: req.Name, PoweredOff: req.PoweredOff, Answers: answers})
+	return h.cluster.RemoveHost(ctx, cluster.Removal{Name: req.Name, PoweredOff: req.PoweredOff})
 }
 
 func (h *house) storeStatus(context.Context) (admin.StoreStatus, error) {
@@ -115,7 +104,7 @@ func (h *house) storeStatus(context.Context) (admin.StoreStatus, error) {
 		out.Problem = err.Error()
 	}
 	for _, id := range h.cluster.WaitsFor() {
-		out.WaitsFor = append(out.WaitsFor, cmp.Or(h.cluster.Name(id), string(id)))
+		out.WaitsFor = append(out.WaitsFor, h.cluster.Name(id))
 	}
 	return out, nil
 }

@@ -52,7 +52,7 @@ func hostRemoveCommand() *cobra.Command {
 			fmt.Fprintf(w, "removed host %s (%s): its addresses are free, and used last\n", h.Name, h.ID)
 		})
 	cmd.Long = "rm frees the addresses of a host that will not come back under its old id. It is refused while the host is\n" +
-		"connected or answers at its address. --powered-off is your word that it is off, and refused only for a host that\n" +
+		"connected or answers any other host. --powered-off is your word that it is off, and refused only for a host that\n" +
 		"is connected and answers: one that runs nevertheless shares addresses with others until it reaches the store."
 	cmd.Args = cobra.ExactArgs(1)
 	cmd.PreRun = func(_ *cobra.Command, args []string) { name = args[0] }

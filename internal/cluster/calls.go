@@ -185,9 +185,12 @@ func (c *Cluster) Ask(ctx context.Context, owner ownership.Host, a ownership.Ask
 	return c.answer(ctx, a)
 }
 
-// SweepAsks deletes asks of this host for which nobody waits: their deletion did not
-// reach the store, or their asker is of an earlier run.
+// SweepAsks deletes asks and questions of this host for which nobody waits: their
+// deletion did not reach the store, or their asker is of an earlier run.
 func (c *Cluster) SweepAsks(ctx context.Context) error {
+	if err := c.sweepQuestions(ctx); err != nil {
+		return err
+	}
 	return c.dropAsks(ctx, func(a ownership.Ask) bool {
 		c.mu.Lock()
 		defer c.mu.Unlock()

@@ -58,7 +58,11 @@ type Config struct {
 	// OnChange is called after anything changed that a caller can see. It must not
 	// call back.
 	OnChange func()
-	Logger   *slog.Logger
+	// Answers reports whether an address answers from this host, after at most timeout.
+	// Other hosts ask for it before one of them is removed; nil means that nothing
+	// answers here.
+	Answers func(a netip.Addr, timeout time.Duration) (bool, error)
+	Logger  *slog.Logger
 }
 
 // A Cluster is this host's membership. It is safe for concurrent use.
@@ -180,6 +184,7 @@ func (c *Cluster) Run(ctx context.Context) error {
 	g.Go(func() error {
 		return c.cfg.Store.Watch(ctx, prefixBack, func(store.Update) { c.Wake() })
 	})
+	g.Go(func() error { return c.answerQuestions(ctx) })
 	g.Go(func() error { return c.follow(ctx) })
 	g.Go(func() error { return c.keepAlive(ctx) })
 	return g.Wait()

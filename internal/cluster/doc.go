@@ -21,6 +21,8 @@
 //	pools/DOMAIN/SUBNET      Pool: UUID and member hosts
 //	own/POOL-UUID/ADDRESS    ownership.Record: who owns 64 addresses
 //	ask/OWNER/NONCE          ownership.Ask: one host wants an address of another
+//	reach/HOST/NONCE         who still reaches a host that is to be removed?
+//	reach/HOST/NONCE/BY      one host's answer
 //
 // # Standing
 //

@@ -115,14 +115,12 @@ type Removal struct {
 	Name string
 	// PoweredOff is the operator's word that the host is off.
 	PoweredOff bool
-	// Answers reports whether an address of a host answers from here; nil means that
-	// nobody knows.
-	Answers func(netip.Addr) bool
 }
 
 // RemoveHost leaves a tombstone for a host and frees its addresses: they are used
-// last. It is refused for a host that is connected or answers; if it is said to be
-// powered off, only for one that is both. It may be repeated.
+// last. It is refused for a host that is connected or that answers any connected
+// host; if it is said to be powered off, only for one that is both. It may be
+// repeated, and takes up to three seconds.
 func (c *Cluster) RemoveHost(ctx context.Context, r Removal) (HostView, error) {
 	h, err := c.find(r.Name)
 	if err != nil {
@@ -155,12 +153,17 @@ func (c *Cluster) gone(ctx context.Context, h HostView, r Removal) error {
 	if connected && !r.PoweredOff {
 		return fmt.Errorf("%w: %s: stop it first", ErrConnected, h.Name)
 	}
-	answers := (connected || !r.PoweredOff) && r.Answers != nil && h.Address.IsValid() && r.Answers(h.Address)
+	if !h.Address.IsValid() || !connected && r.PoweredOff {
+		return nil // nobody can ask, or the operator knows better
+	}
+	by, silent, err := c.reachedBy(ctx, h)
 	switch {
-	case answers && connected:
-		return fmt.Errorf("%w and answers at %s: %s is not powered off", ErrConnected, h.Address, h.Name)
-	case answers:
-		return fmt.Errorf("%w: %s still answers at %s: power it off, or say --powered-off if that is another machine", ErrConnected, h.Name, h.Address)
+	case err != nil:
+		return err
+	case len(by) > 0 && connected:
+		return fmt.Errorf("%w and answers at %s (asked by %s): %s is not powered off", ErrConnected, h.Address, strings.Join(by, ", "), h.Name)
+	case len(by) > 0, len(silent) > 0 && !r.PoweredOff:
+		return errReached(h, by, silent)
 	}
 	return nil
 }

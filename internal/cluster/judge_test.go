@@ -114,11 +114,11 @@ func TestJudgeOfRecordsThatItCannotRead(t *testing.T) {
 		cluster, self string
 		want          error
 	}{
-		{"a cluster of the future", `{"v":2}`, "", cluster.ErrNewer},
-		{"a damaged cluster", `{`, "", cluster.ErrDamaged},
-		{"a cluster of another shape", `{"v":1,"epoch":"x"}`, "", cluster.ErrDamaged},
-		{"a run of the future", "", `{"v":2,"removed":"perhaps"}`, cluster.ErrNewer},
-		{"a damaged run", "", `[]`, cluster.ErrDamaged},
+		{"a cluster of the future", `{"v":2}`, "", ownership.ErrNewer},
+		{"a damaged cluster", `{`, "", ownership.ErrDamaged},
+		{"a cluster of another shape", `{"v":1,"epoch":"x"}`, "", ownership.ErrDamaged},
+		{"a run of the future", "", `{"v":2,"removed":"perhaps"}`, ownership.ErrNewer},
+		{"a damaged run", "", `[]`, ownership.ErrDamaged},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -222,7 +222,7 @@ func TestRejoin(t *testing.T) {
 // TestPoolsThatCannotBeRead are not changed.
 func TestPoolsThatCannotBeRead(t *testing.T) {
 	t.Parallel()
-	for value, want := range map[string]error{`{"v":2}`: cluster.ErrNewer, `{`: cluster.ErrDamaged} {
+	for value, want := range map[string]error{`{"v":2}`: ownership.ErrNewer, `{`: ownership.ErrDamaged} {
 		p := newPools(t)
 		p.memory.Apply(store.Txn{Then: []store.Op{store.Put(cluster.PoolKey("cluster", subnet), []byte(value))}})
 		record, index := p.record("cluster", subnet), p.memory.Get("index")

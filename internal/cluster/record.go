@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -24,6 +23,7 @@ const (
 	prefixAsks   = "ask/"   // ownership.Ask, by the owner's id
 	prefixPools  = "pools/" // poolRecord, by domain and subnet
 	prefixOwners = "own/"   // ownership.Record, by the pool's UUID and chunk
+	prefixReach  = "reach/" // question, by the id of the host that it is about; below it reached, by host
 	keyIndex     = "index"  // changes with the set of pools
 )
 
@@ -75,14 +75,6 @@ type Host struct {
 	Routes []netip.Prefix `json:"routes,omitempty"`
 }
 
-// Errors of the cluster.
-var (
-	// ErrNewer says that a record was written by a later version of weft.
-	ErrNewer = errors.New("a record of the cluster is of a newer version of weft: update weft on this host")
-	// ErrDamaged says that a record cannot be read.
-	ErrDamaged = errors.New("a record of the cluster is damaged")
-)
-
 func encode(v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -97,17 +89,14 @@ func decode[T any](kv store.KV) (T, error) {
 	if kv.Rev == 0 {
 		return v, nil
 	}
-	var head struct {
-		Version int `json:"v"`
+	err := ownership.CheckVersion(kv.Value, recordVersion)
+	if err == nil {
+		if err = json.Unmarshal(kv.Value, &v); err != nil {
+			err = fmt.Errorf("%w: %w", ownership.ErrDamaged, err)
+		}
 	}
-	if err := json.Unmarshal(kv.Value, &head); err != nil {
-		return v, fmt.Errorf("%w: %s: %w", ErrDamaged, kv.Key, err)
-	}
-	if head.Version > recordVersion {
-		return v, fmt.Errorf("%w (%s has version %d, this weft knows %d)", ErrNewer, kv.Key, head.Version, recordVersion)
-	}
-	if err := json.Unmarshal(kv.Value, &v); err != nil {
-		return v, fmt.Errorf("%w: %s: %w", ErrDamaged, kv.Key, err)
+	if err != nil {
+		return v, fmt.Errorf("%s: %w", kv.Key, err)
 	}
 	return v, nil
 }

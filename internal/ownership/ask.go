@@ -41,12 +41,12 @@ func (a Ask) Encode() []byte {
 
 // DecodeAsk reads the record of an ask.
 func DecodeAsk(kv store.KV) (Ask, error) {
+	if err := CheckVersion(kv.Value, recordVersion); err != nil {
+		return Ask{}, err
+	}
 	var w askWire
 	if err := json.Unmarshal(kv.Value, &w); err != nil {
 		return Ask{}, fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	if w.Version > recordVersion {
-		return Ask{}, fmt.Errorf("%w (it has version %d, this weft knows %d)", ErrNewer, w.Version, recordVersion)
 	}
 	w.Key, w.Rev = kv.Key, kv.Rev
 	return w.Ask, nil

@@ -19,6 +19,22 @@ var ErrNewer = errors.New("the record is of a newer version of weft: update weft
 // ErrDamaged says that a record cannot be read.
 var ErrDamaged = errors.New("the record is damaged")
 
+// CheckVersion returns [ErrDamaged] for what is no JSON object, and [ErrNewer] for a
+// record whose version "v" is beyond the one that is known. Every record of the store
+// has a version.
+func CheckVersion(record []byte, known int) error {
+	var head struct {
+		Version int `json:"v"`
+	}
+	if err := json.Unmarshal(record, &head); err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	if head.Version > known {
+		return fmt.Errorf("%w (it has version %d, this weft knows %d)", ErrNewer, head.Version, known)
+	}
+	return nil
+}
+
 // Host is the id of a host.
 type Host string
 
@@ -83,14 +99,8 @@ func (r Record) Encode() []byte {
 // Decode reads a record. An unknown field is taken for damage: writing the record
 // back would lose it.
 func Decode(b []byte) (Record, error) {
-	var head struct {
-		Version int `json:"v"`
-	}
-	if err := json.Unmarshal(b, &head); err != nil {
-		return Record{}, fmt.Errorf("%w: %w", ErrDamaged, err)
-	}
-	if head.Version > recordVersion {
-		return Record{}, fmt.Errorf("%w (it has version %d, this weft knows %d)", ErrNewer, head.Version, recordVersion)
+	if err := CheckVersion(b, recordVersion); err != nil {
+		return Record{}, err
 	}
 	var w wire
 	dec := json.NewDecoder(bytes.NewReader(b))

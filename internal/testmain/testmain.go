@@ -8,6 +8,7 @@
 package testmain
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -26,7 +27,7 @@ const inside = "WEFT_TEST_NAMESPACE"
 // and outside, where the machine's network is; args come before the program's own.
 func InNetwork(m *testing.M, prepare func() error, args ...string) int {
 	if Inside() {
-		if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(context.Background(), "ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "loopback of the tests' namespace: %v: %s\n", err, out)
 			return 1
 		}
@@ -48,7 +49,7 @@ func Inside() bool { return os.Getenv(inside) != "" }
 // namespaces (CLONE_NEW…) and returns its exit code. The variable mark is set there,
 // by which the program knows that it is the second one.
 func Again(mark string, namespaces uintptr, argv ...string) int {
-	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd := exec.CommandContext(context.Background(), argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), mark+"=1")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces, Pdeathsig: syscall.SIGKILL}
