@@ -116,11 +116,15 @@ func (p *pool) choose(req AddressRequest, kind Kind, leader bool) (netip.Addr, e
 		return a, p.own(a, kind, leader)
 	}
 	if kind == KindGateway {
-		a, ok := p.gateway()
+		a, first, ok := p.gateway()
 		if !ok {
 			return a, exhausted(p, p.id.subnet)
 		}
-		return a, p.own(a, kind, false)
+		err := p.own(a, kind, false)
+		if n, ok := errors.AsType[*need](err); ok {
+			n.first = first
+		}
+		return a, err
 	}
 	rng := p.id.dynamic()
 	a, ok := p.book.pick(rng, req.Name)
@@ -155,25 +159,26 @@ func (m *IPAM) fromLeader(p *pool) bool { return m.cfg.Leader && p.ofSwarm() }
 func (p *pool) ofSwarm() bool { return p.rec.Network != "" && !isLocalNetwork(p.rec.Network) }
 
 // gateway chooses the gateway of a network that names none: the one that it had,
-// the one that the cluster has, or the lowest free address.
-func (p *pool) gateway() (netip.Addr, bool) {
+// the one that the cluster has, or as the first one the lowest free address.
+func (p *pool) gateway() (a netip.Addr, first, ok bool) {
 	if a, ok := p.oldGateway(); ok {
-		return a, true
+		return a, false, true
 	}
 	own := p.book.own
 	if own == nil {
-		return p.book.lowest()
+		a, ok := p.book.lowest()
+		return a, true, ok
 	}
 	if a, ok := own.SharedKind(string(KindGateway)); ok {
-		return a, true
+		return a, false, true
 	}
 	for a := p.id.subnet.Addr(); p.id.subnet.Contains(a); a = a.Next() {
 		owner, shared := own.Owner(a)
 		if p.book.check(a) == nil && p.book.held[a] == nil && !shared && (owner == "" || own.Avail(a)) {
-			return a, true
+			return a, true, true
 		}
 	}
-	return netip.Addr{}, false
+	return netip.Addr{}, false, false
 }
 
 // mayGrant says why this host may hand out nothing of a pool; nil if it may.

@@ -36,6 +36,7 @@ type need struct {
 	token token        // of the pool
 	addr  netip.Addr   // this address
 	kind  Kind         // shared as this, if not for an endpoint
+	first bool         // chosen as the first of its kind
 	rng   netip.Prefix // any address of this range
 }
 
@@ -175,7 +176,11 @@ func (s *seek) one(ctx context.Context, p *pool, n *need, wait step) (step, erro
 			s.unshare()
 		}
 		s.shared = n.addr
-		sh.own.Share(n.addr, string(n.kind), true)
+		if n.first {
+			sh.own.ShareFirst(n.addr, string(n.kind))
+		} else {
+			sh.own.Share(n.addr, string(n.kind), true)
+		}
 		s.m.poke()
 	}
 	if owner == "" || owner == s.m.me() {

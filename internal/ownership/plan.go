@@ -119,7 +119,7 @@ func (p *Pool) change(c *chunk) (Task, bool) {
 		changed = true
 	}
 	for bit, kind := range c.shares {
-		if _, is := next.Shared[bit]; is || next.living()&bit == 0 {
+		if _, is := next.Shared[bit]; (is || next.living()&bit == 0) && !p.late(c, bit, kind) {
 			if next.sharedBy(me)&bit == 0 {
 				next.strip(bit & next.dead())
 				next.share(me, bit, kind, true)

@@ -170,3 +170,26 @@ func TestSharesWaitsForAChange(t *testing.T) {
 		t.Error("shared, though it ended")
 	}
 }
+
+func TestFirstSharedAddress(t *testing.T) {
+	p := ownership.NewPool(ownership.Config{Me: "a", Prefix: "own/1/", Subnet: subnet}, nil)
+	p.Reset([]store.KV{{Key: p.Key(chunk), Value: []byte(`{"v":1}`), Rev: 5}}, 5)
+	p.ShareFirst(addr(2), "gateway")
+	late := p.Tasks()
+	if len(late) != 1 || late[0].Txn == nil {
+		t.Fatalf("the first one is shared: %v", late)
+	}
+	// Another host chose another address, and was faster.
+	faster := store.KV{Key: p.Key(chunk), Value: []byte(`{"v":1,"shared":{"1":{"kind":"gateway","by":["b"]}}}`), Rev: 6}
+	p.Committed(late[0], store.Result{Rev: 6, Now: []store.KV{faster}}, nil)
+	if got := plans(p); got != "" {
+		t.Fatalf("two gateways: %s", got)
+	}
+	if a, ok := p.SharedKind("gateway"); !ok || a != addr(1) {
+		t.Fatalf("the gateway is %v", a)
+	}
+	p.Share(addr(2), "gateway", true)
+	if got := plans(p); !strings.Contains(got, `"2":{"kind":"gateway","by":["a"]}`) {
+		t.Fatalf("an operator may name a second one: %q", got)
+	}
+}

@@ -88,6 +88,7 @@ type chunk struct {
 	take, drop Mask
 	grants     []grant
 	shares     map[Mask]string
+	firsts     Mask // of shares: only while the hosts have no other of the kind
 
 	busy    bool // a Task is out
 	blocked bool // the last one failed: wait for Kick
@@ -219,10 +220,26 @@ func (p *Pool) Use(a netip.Addr, used bool) {
 	p.touch(c)
 }
 
+// ShareFirst is Share for an address that was chosen because the hosts share none of
+// its kind yet: the store is told only while they do not. Who is too late learns the
+// other one from [Pool.SharedKind]. Two hosts that choose from different chunks, which
+// takes one of them to know 64 addresses that the other does not, are not kept apart.
+func (p *Pool) ShareFirst(a netip.Addr, kind string) {
+	p.Share(a, kind, true)
+	p.chunk(First(a)).firsts |= Bit(a)
+}
+
+// late reports whether a wish of [Pool.ShareFirst] must not come true any more.
+func (p *Pool) late(c *chunk, bit Mask, kind string) bool {
+	a, ok := p.SharedKind(kind)
+	return c.firsts&bit != 0 && ok && a != Addrs(c.first, bit)[0]
+}
+
 // Share says that a network of this host has a shared address, or no longer. It must
 // not be the address of a container here.
 func (p *Pool) Share(a netip.Addr, kind string, has bool) {
 	c := p.chunk(First(a))
+	c.firsts &^= Bit(a)
 	if !has {
 		delete(c.shares, Bit(a))
 	} else {
