@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -23,22 +24,30 @@ func hostListCommand() *cobra.Command {
 	return show("ls", "List the hosts of the cluster", (*admin.Client).Hosts, func(w io.Writer, list []cluster.HostView) {
 		fmt.Fprintln(w, "NAME\tADDRESS\tSTATE\tID")
 		for _, h := range list {
-			state := "not connected"
-			switch {
-			case h.Removed:
-				state = "removed"
-			case h.Me:
-				state = "this host"
-			case h.Connected:
-				state = "connected"
-			}
 			address := "-"
 			if h.Address.IsValid() {
 				address = h.Address.String()
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", h.Name, address, state, h.ID)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", cmp.Or(h.Name, "-"), address, hostState(h), h.ID)
 		}
 	})
+}
+
+func hostState(h cluster.HostView) string {
+	switch {
+	case h.Removed:
+		return "removed"
+	case h.Me:
+		return "this host"
+	case h.Stale && h.Connected:
+		return "connected when the store was last seen"
+	case h.Connected:
+		return "connected"
+	case h.Stale:
+		return "unknown: the store does not answer"
+	default:
+		return "not connected"
+	}
 }
 
 func hostRemoveCommand() *cobra.Command {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -34,11 +33,7 @@ func hostID(ctx context.Context, j *journal.Journal) (id string, isNew bool, err
 	if rec, ok := known[key]; ok {
 		return rec.ID, false, nil
 	}
-	b := make([]byte, 16)
-	if _, err := rand.Read(b); err != nil {
-		return "", true, err
-	}
-	rec := hostRecord{ID: hex.EncodeToString(b)}
+	rec := hostRecord{ID: rand.Text()}
 	return rec.ID, true, j.Commit(ctx, journal.Put(bucket, key, rec))
 }
 

@@ -116,7 +116,8 @@ func (h *house) poolCluster(v *ipam.ClusterView) *admin.PoolCluster {
 		}
 		return h.cluster.Name(id)
 	}
-	out := &admin.PoolCluster{UUID: v.Pool, Members: []string{}, Owners: map[string]int{}, Own: v.Own, Unowned: v.Unowned, Shared: v.Shared}
+	out := &admin.PoolCluster{UUID: v.Pool, Members: []string{}, Own: v.Own, Unowned: v.Unowned, Shared: v.Shared,
+		Owners: map[string]int{}, Dead: map[string]int{}, Bad: map[string]string{}}
 	for _, id := range v.Members {
 		out.Members = append(out.Members, name(id))
 	}
@@ -124,15 +125,9 @@ func (h *house) poolCluster(v *ipam.ClusterView) *admin.PoolCluster {
 		out.Owners[name(id)] += n
 	}
 	for id, n := range v.Dead {
-		if out.Dead == nil {
-			out.Dead = map[string]int{}
-		}
 		out.Dead[name(id)] += n
 	}
 	for first, err := range v.Bad {
-		if out.Bad == nil {
-			out.Bad = map[string]string{}
-		}
 		out.Bad[first.String()] = err.Error()
 	}
 	return out

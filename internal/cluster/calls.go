@@ -266,7 +266,9 @@ func (c *Cluster) Refuse(ctx context.Context, a ownership.Ask, why string) error
 }
 
 // Recover lets the cluster go on after its store was restored or wiped: every host
-// tells it what it owns. It is the operator's word that all hosts are known here.
+// tells it what it owns. It is the operator's word that all hosts are known here. When
+// it returns without an error, this host sees that the recovery has begun, or ctx or a
+// look's time is over.
 func (c *Cluster) Recover(ctx context.Context) error {
 	c.mu.Lock()
 	id := c.id
@@ -291,7 +293,28 @@ func (c *Cluster) Recover(ctx context.Context) error {
 		err = ErrBusy
 	}
 	c.Wake()
+	if err == nil {
+		c.awaitThaw(ctx)
+	}
 	return err
+}
+
+// awaitThaw waits until this host sees that the cluster is frozen no more.
+func (c *Cluster) awaitThaw(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	tick := time.NewTicker(overtaken)
+	defer tick.Stop()
+	for {
+		if s := c.Verdict().Standing; s != Frozen && s != Freezing {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // WaitsFor are the hosts for which a recovery waits.

@@ -28,15 +28,19 @@ type HostView struct {
 	Address netip.Addr     `json:"address,omitzero"`
 	// Routes are the subnets that it reaches directly.
 	Routes []netip.Prefix `json:"routes,omitempty"`
-	// Connected says that its lease lives, Removed that an operator removed it.
+	// Connected says that its lease lives, or with Stale, as long as the store does not
+	// answer, that it lived when the store was last seen.
 	Connected bool `json:"connected"`
-	Removed   bool `json:"removed,omitempty"`
+	Stale     bool `json:"stale,omitempty"`
+	// Removed says that an operator removed it.
+	Removed bool `json:"removed,omitempty"`
 	// Me marks this host.
 	Me bool `json:"me,omitempty"`
 }
 
 // Hosts returns all hosts that the store knew when it was last seen, by name.
 func (c *Cluster) Hosts() []HostView {
+	stale := !c.Up()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var out []HostView
@@ -52,7 +56,7 @@ func (c *Cluster) Hosts() []HostView {
 		}
 		_, alive := c.alive[prefixAlive+string(id)]
 		out = append(out, HostView{ID: id, Name: cmp.Or(h.Name, self.Name), Address: h.Address, Routes: h.Routes,
-			Connected: alive, Removed: self.Removed, Me: id == c.id.ID})
+			Connected: alive, Stale: stale, Removed: self.Removed, Me: id == c.id.ID})
 	}
 	slices.SortFunc(out, func(a, b HostView) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
 	return out
