@@ -213,7 +213,10 @@ func TestClusterHostThatAnswersAnother(t *testing.T) {
 	newMember(t, "c", fake.Peer(), func(m *member) {
 		m.answers = func(addr netip.Addr) bool { return addr == far && reached.Load() }
 	})
-	eventually(t, "b knows all", func() bool { return len(b.cluster.Hosts()) == 3 && b.cluster.Hosts()[0].Address == far })
+	eventually(t, "b knows all", func() bool {
+		hosts := b.cluster.Hosts()
+		return len(hosts) == 3 && hosts[0].Address == far && hosts[0].Connected && hosts[2].Connected
+	})
 	a.halt()
 	eventually(t, "a's lease ends", func() bool { return !b.cluster.Connected(a.cluster.Me()) })
 	remove := func() error {
