@@ -5,8 +5,8 @@ import (
 	"log/slog"
 	"net/netip"
 
+	"github.com/weft-net/weft/driver/bridged"
 	"github.com/weft-net/weft/internal/firewall"
-	"github.com/weft-net/weft/internal/hostport"
 	"github.com/weft-net/weft/internal/kernel"
 
 	"github.com/weft-net/weft/driver"
@@ -14,72 +14,46 @@ import (
 
 // Kernel is what bridge networks need of the kernel.
 type Kernel interface {
+	bridged.Kernel
 	EnsureBridge(b kernel.Bridge) (made bool, err error)
 	RemoveAddrs(name string, addrs []netip.Prefix) error
-	DeleteLink(name string) error
-	AddVeth(v kernel.Veth) error
-	Attach(a kernel.Attachment) (ifname string, err error)
-	EnsurePort(v kernel.Veth) error
-	SandboxExists(path string) bool
-	LinkByName(name string) (kernel.Link, error)
-	Links() ([]kernel.Link, error)
-	Addresses() ([]kernel.Address, error)
-	Routes() ([]kernel.Route, error)
-	Sysctl(key string) (string, error)
-	EnsureSysctl(s kernel.Sysctl) (changed bool, err error)
 }
 
 // Firewall is what bridge networks tell the firewall.
 type Firewall interface {
+	bridged.Firewall
 	AddNetwork(ctx context.Context, n firewall.Network) error
 	RemoveNetwork(ctx context.Context, id string) error
-	AddPorts(ctx context.Context, ports []firewall.Port, open []firewall.Open) error
-	RemovePorts(ctx context.Context, endpoint string) error
-}
-
-// Ports reserves host ports.
-type Ports interface {
-	Reserve(req hostport.Request) ([]hostport.Mapping, error)
-	Release(owner string)
-}
-
-// Later does what no answer waits for.
-type Later interface {
-	Delete(link string) error
-	Forget(flows ...kernel.Flow)
 }
 
 // Config is what [New] takes. Kernel, Firewall, Ports and Later are required.
 type Config struct {
 	Kernel   Kernel
 	Firewall Firewall
-	Ports    Ports
-	Later    Later
+	Ports    bridged.Ports
+	Later    bridged.Later
 	// Seed makes MAC addresses differ between clusters.
 	Seed string
-	// DirectSafe says whether the engine bears attach=direct, and if not, why;
-	// nil means that nobody knows, so no.
+	// DirectSafe is that of [bridged.Config].
 	DirectSafe func() (ok bool, why string)
 	Logger     *slog.Logger
 }
 
 // A Kind makes bridge networks. It keeps no state of its own.
 type Kind struct {
+	*bridged.Endpoints
 	cfg Config
-	log *slog.Logger
 }
 
 var _ driver.Kind = (*Kind)(nil)
 
 // New makes the kind.
 func New(cfg Config) *Kind {
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	if cfg.DirectSafe == nil {
-		cfg.DirectSafe = func() (bool, string) { return false, "nothing is known of the engine" }
-	}
-	return &Kind{cfg: cfg, log: cfg.Logger}
+	return &Kind{cfg: cfg, Endpoints: bridged.New(bridged.Config{
+		Kernel: cfg.Kernel, Firewall: cfg.Firewall, Ports: cfg.Ports, Later: cfg.Later, Seed: cfg.Seed,
+		DirectSafe: cfg.DirectSafe, Logger: cfg.Logger,
+		Settings: func(n driver.Network) bridged.Settings { return parse(n.Options).Settings },
+	})}
 }
 
 // SkipGateway says that an isolated network has no gateway.

@@ -1,4 +1,4 @@
-package bridge
+package bridged
 
 import (
 	"context"
@@ -14,17 +14,17 @@ import (
 )
 
 // PlanEndpoint names the links and derives the MAC address that nobody chose.
-func (k *Kind) PlanEndpoint(n driver.Network, ep driver.Endpoint) (driver.Endpoint, error) {
+func (e *Endpoints) PlanEndpoint(n driver.Network, ep driver.Endpoint) (driver.Endpoint, error) {
 	id := ep.ID[:min(12, len(ep.ID))]
 	ep.HostLink, ep.PeerLink = driver.PrefixHost+id, driver.PrefixPeer+id
 	if ep.MAC == "" {
 		switch {
 		case ep.IPv4.IsValid():
-			ep.MAC = driver.MAC(k.cfg.Seed, ep.IPv4.Addr()).String()
+			ep.MAC = driver.MAC(e.cfg.Seed, ep.IPv4.Addr()).String()
 		case ep.IPv6.IsValid():
-			ep.MAC = driver.MAC(k.cfg.Seed, ep.IPv6.Addr()).String()
+			ep.MAC = driver.MAC(e.cfg.Seed, ep.IPv6.Addr()).String()
 		default:
-			ep.MAC = driver.MAC(k.cfg.Seed+ep.ID, netip.Addr{}).String()
+			ep.MAC = driver.MAC(e.cfg.Seed+ep.ID, netip.Addr{}).String()
 		}
 	}
 	mac, err := net.ParseMAC(ep.MAC)
@@ -37,18 +37,18 @@ func (k *Kind) PlanEndpoint(n driver.Network, ep driver.Endpoint) (driver.Endpoi
 	if _, err := sysctls(ep); err != nil {
 		return ep, err
 	}
-	name, s := ep.DriverOpts[optIfname], parse(n.Options)
+	name, s := ep.DriverOpts[optIfname], e.cfg.Settings(n)
 	if name != "" && s.Attach != driver.AttachDirect {
 		return ep, driver.WithHint(fmt.Errorf("%w: %s=%q: the engine names the interfaces that it moves", driver.ErrOption, optIfname, name),
-			"create the network with -o attach=direct, or set -o %s", optPrefix)
+			"create the network with -o attach=direct, or set -o %s", OptPrefix)
 	}
 	return ep, nil
 }
 
 // Join makes the endpoint's link and decides who publishes its ports.
-func (k *Kind) Join(_ context.Context, n driver.Network, ep driver.Endpoint) (driver.Endpoint, driver.JoinAnswer, error) {
-	s := parse(n.Options)
-	byEngine := s.Publish == publishDocker && len(ep.Wanted) > 0 && !n.Internal
+func (e *Endpoints) Join(_ context.Context, n driver.Network, ep driver.Endpoint) (driver.Endpoint, driver.JoinAnswer, error) {
+	s := e.cfg.Settings(n)
+	byEngine := s.Publish == PublishDocker && len(ep.Wanted) > 0 && !n.Internal
 	if byEngine && !ep.IPv4.IsValid() {
 		return ep, driver.JoinAnswer{}, driver.WithHint(fmt.Errorf("%w: the engine publishes ports over IPv4 only, and this network has none", driver.ErrOption),
 			"create the network with -o publish=native")
@@ -59,14 +59,14 @@ func (k *Kind) Join(_ context.Context, n driver.Network, ep driver.Endpoint) (dr
 		return ep, answer, fmt.Errorf("endpoint %.12s: %w", ep.ID, err)
 	}
 	v := kernel.Veth{Host: ep.HostLink, Peer: ep.PeerLink, Bridge: n.Device, MTU: s.MTU, MAC: mac, Isolated: !s.ICC}
-	ep.Attach, ep.AttachWhy = k.attach(s, ep, byEngine)
+	ep.Attach, ep.AttachWhy = e.attach(s, ep, byEngine)
 	if name := ep.DriverOpts[optIfname]; name != "" && ep.Attach == driver.AttachDocker {
 		return ep, answer, driver.WithHint(fmt.Errorf("%w: %s=%q: attach=direct is not used here: %s", driver.ErrOption, optIfname, name, ep.AttachWhy),
 			"leave the name out")
 	}
 	if ep.Attach == driver.AttachDocker {
 		answer.SrcName, answer.DstPrefix = ep.PeerLink, s.Prefix
-		return ep, answer, k.cfg.Kernel.AddVeth(v)
+		return ep, answer, e.cfg.Kernel.AddVeth(v)
 	}
 	settings, err := sysctls(ep)
 	if err != nil {
@@ -76,48 +76,48 @@ func (k *Kind) Join(_ context.Context, n driver.Network, ep driver.Endpoint) (dr
 		settings = append([]kernel.Sysctl{{Key: "net.ipv6.conf.IFNAME.disable_ipv6", Value: "1"}}, settings...)
 	}
 	v.Peer = ep.DriverOpts[optIfname]
-	err = k.attachDirect(kernel.Attachment{Veth: v, Sandbox: ep.Sandbox, Prefix: directPrefix, Addrs: ep.Addrs(), Sysctls: settings})
+	err = e.attachDirect(kernel.Attachment{Veth: v, Sandbox: ep.Sandbox, Prefix: directPrefix, Addrs: ep.Addrs(), Sysctls: settings})
 	return ep, answer, err
 }
 
 // attachDirect makes the link in the sandbox. A link of a Join that was
 // answered before is this endpoint's and stays; one that a Leave has doomed is
 // deleted at once, because its name is needed again.
-func (k *Kind) attachDirect(a kernel.Attachment) error {
-	_, err := k.cfg.Kernel.Attach(a)
+func (e *Endpoints) attachDirect(a kernel.Attachment) error {
+	_, err := e.cfg.Kernel.Attach(a)
 	if !errors.Is(err, kernel.ErrExists) {
 		return err
 	}
-	l, lookup := k.cfg.Kernel.LinkByName(a.Host)
+	l, lookup := e.cfg.Kernel.LinkByName(a.Host)
 	if lookup != nil {
 		return err // the name is taken inside the sandbox
 	}
 	if l.Group != kernel.DoomedGroup {
 		return nil
 	}
-	if err := k.cfg.Kernel.DeleteLink(a.Host); err != nil {
+	if err := e.cfg.Kernel.DeleteLink(a.Host); err != nil {
 		return err
 	}
-	_, err = k.cfg.Kernel.Attach(a)
+	_, err = e.cfg.Kernel.Attach(a)
 	return err
 }
 
 // attach decides who puts the link into the sandbox.
-func (k *Kind) attach(s Settings, ep driver.Endpoint, byEngine bool) (driver.Attach, string) {
+func (e *Endpoints) attach(s Settings, ep driver.Endpoint, byEngine bool) (driver.Attach, string) {
 	if s.Attach != driver.AttachDirect {
 		return driver.AttachDocker, ""
 	}
 	name := ep.DriverOpts[optIfname]
-	switch ok, why := k.cfg.DirectSafe(); {
+	switch ok, why := e.cfg.DirectSafe(); {
 	case !ok:
 		return driver.AttachDocker, why
 	case byEngine:
 		return driver.AttachDocker, "the engine publishes its ports (publish=docker)"
 	case s.Prefix != defaultPrefix:
-		return driver.AttachDocker, "the network names its interfaces (" + optPrefix + ")"
+		return driver.AttachDocker, "the network names its interfaces (" + OptPrefix + ")"
 	case strings.HasPrefix(name, defaultPrefix):
 		return driver.AttachDocker, "the engine's next interface could be called " + name
-	case !k.cfg.Kernel.SandboxExists(ep.Sandbox):
+	case !e.cfg.Kernel.SandboxExists(ep.Sandbox):
 		return driver.AttachDocker, "the sandbox was not there yet (engine before 28)"
 	}
 	return driver.AttachDirect, ""
@@ -170,22 +170,22 @@ func sysctls(ep driver.Endpoint) ([]kernel.Sysctl, error) {
 
 // Leave takes a direct link away. A link that the engine moved comes back to
 // the host and waits there for the next Join or for RemoveEndpoint.
-func (k *Kind) Leave(_ context.Context, _ driver.Network, ep driver.Endpoint) error {
+func (e *Endpoints) Leave(_ context.Context, _ driver.Network, ep driver.Endpoint) error {
 	if ep.Attach != driver.AttachDirect {
 		return nil
 	}
-	return k.cfg.Later.Delete(ep.HostLink)
+	return e.cfg.Later.Delete(ep.HostLink)
 }
 
 // RemoveEndpoint takes the pair away.
-func (k *Kind) RemoveEndpoint(_ context.Context, _ driver.Network, ep driver.Endpoint) error {
-	return k.cfg.Later.Delete(ep.HostLink)
+func (e *Endpoints) RemoveEndpoint(_ context.Context, _ driver.Network, ep driver.Endpoint) error {
+	return e.cfg.Later.Delete(ep.HostLink)
 }
 
 // EnsureEndpoint mends the bridge port of a joined endpoint.
-func (k *Kind) EnsureEndpoint(_ context.Context, n driver.Network, ep driver.Endpoint) error {
-	s := parse(n.Options)
-	err := k.cfg.Kernel.EnsurePort(kernel.Veth{Host: ep.HostLink, Bridge: n.Device, Isolated: !s.ICC, Hairpin: len(ep.Ports) > 0})
+func (e *Endpoints) EnsureEndpoint(_ context.Context, n driver.Network, ep driver.Endpoint) error {
+	s := e.cfg.Settings(n)
+	err := e.cfg.Kernel.EnsurePort(kernel.Veth{Host: ep.HostLink, Bridge: n.Device, Isolated: !s.ICC, Hairpin: len(ep.Ports) > 0})
 	if errors.Is(err, kernel.ErrNotFound) {
 		return nil
 	}

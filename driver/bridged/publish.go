@@ -1,4 +1,4 @@
-package bridge
+package bridged
 
 import (
 	"context"
@@ -17,42 +17,42 @@ const protoUDP = 17
 
 // Publish opens the endpoint's ports, instead of those it had. With
 // publish=docker the engine does it, and nothing is to do here.
-func (k *Kind) Publish(ctx context.Context, n driver.Network, ep driver.Endpoint, bindings []driver.Binding) (driver.Endpoint, error) {
-	s := parse(n.Options)
+func (e *Endpoints) Publish(ctx context.Context, n driver.Network, ep driver.Endpoint, bindings []driver.Binding) (driver.Endpoint, error) {
+	s := e.cfg.Settings(n)
 	if len(ep.Ports)+len(ep.Bindings) > 0 {
-		if err := k.Unpublish(ctx, n, ep); err != nil {
+		if err := e.Unpublish(ctx, n, ep); err != nil {
 			return ep, err
 		}
 	}
 	ep.Ports, ep.Bindings = nil, bindings
-	if s.Publish != publishNative || n.Internal {
+	if s.Publish != PublishNative || n.Internal {
 		return ep, nil
 	}
 	for _, b := range bindings {
-		ports, err := k.reserve(s, ep, b)
+		ports, err := e.reserve(s, ep, b)
 		if err != nil {
 			return ep, err
 		}
 		ep.Ports = append(ep.Ports, ports...)
 	}
-	if err := k.cfg.Kernel.EnsurePort(kernel.Veth{Host: ep.HostLink, Bridge: n.Device, Hairpin: true}); err != nil && !errors.Is(err, kernel.ErrNotFound) {
+	if err := e.cfg.Kernel.EnsurePort(kernel.Veth{Host: ep.HostLink, Bridge: n.Device, Hairpin: true}); err != nil && !errors.Is(err, kernel.ErrNotFound) {
 		return ep, err
 	}
 	ports, open := firewallPorts(n, s, ep)
-	if err := k.cfg.Firewall.AddPorts(ctx, ports, open); err != nil {
+	if err := e.cfg.Firewall.AddPorts(ctx, ports, open); err != nil {
 		return ep, err
 	}
-	return ep, k.forgetStale(ep)
+	return ep, e.forgetStale(ep)
 }
 
 // reserve takes the host's ports of one binding. A routed family has none: its
 // container port is opened as it is.
-func (k *Kind) reserve(s Settings, ep driver.Endpoint, b driver.Binding) ([]driver.Port, error) {
+func (e *Endpoints) reserve(s Settings, ep driver.Endpoint, b driver.Binding) ([]driver.Port, error) {
 	wants := wanted(s, ep, b)
 	if len(wants) == 0 {
 		return nil, nil
 	}
-	got, err := k.cfg.Ports.Reserve(hostport.Request{Owner: ep.ID, Proto: b.Proto, Want: wants, First: b.HostPort, Last: b.HostPortEnd})
+	got, err := e.cfg.Ports.Reserve(hostport.Request{Owner: ep.ID, Proto: b.Proto, Want: wants, First: b.HostPort, Last: b.HostPortEnd})
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +99,7 @@ const protoSCTP = 132
 
 // firewallPorts are the rules of an endpoint's ports. Proxied ones need none.
 func firewallPorts(n driver.Network, s Settings, ep driver.Endpoint) (ports []firewall.Port, open []firewall.Open) {
-	if s.Publish != publishNative {
+	if s.Publish != PublishNative {
 		return nil, nil
 	}
 	for _, p := range ep.Ports {
@@ -134,12 +134,12 @@ func flows(ep driver.Endpoint) []kernel.Flow {
 // the port was open: their packets would go on to the host itself. It names the
 // host's addresses one by one, because a port alone is also that of unrelated
 // connections through this host.
-func (k *Kind) forgetStale(ep driver.Endpoint) error {
+func (e *Endpoints) forgetStale(ep driver.Endpoint) error {
 	isUDP := func(p driver.Port) bool { return p.Proto == protoUDP }
 	if !slices.ContainsFunc(ep.Ports, isUDP) {
 		return nil
 	}
-	addrs, err := k.cfg.Kernel.Addresses()
+	addrs, err := e.cfg.Kernel.Addresses()
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func (k *Kind) forgetStale(ep driver.Endpoint) error {
 			local := a.Prefix.Addr()
 			if local.Is4() == p.Host.Addr().Is4() && (local == p.Host.Addr() || p.Host.Addr().IsUnspecified()) {
 				at := netip.AddrPortFrom(local, p.Host.Port())
-				k.cfg.Later.Forget(kernel.Flow{Proto: p.Proto, Dst: at, Reply: local})
+				e.cfg.Later.Forget(kernel.Flow{Proto: p.Proto, Dst: at, Reply: local})
 			}
 		}
 	}
@@ -159,10 +159,10 @@ func (k *Kind) forgetStale(ep driver.Endpoint) error {
 }
 
 // Unpublish closes the endpoint's ports; without any it is success.
-func (k *Kind) Unpublish(ctx context.Context, _ driver.Network, ep driver.Endpoint) error {
-	err := k.cfg.Firewall.RemovePorts(ctx, ep.ID)
-	k.cfg.Ports.Release(ep.ID)
-	k.cfg.Later.Forget(flows(ep)...)
+func (e *Endpoints) Unpublish(ctx context.Context, _ driver.Network, ep driver.Endpoint) error {
+	err := e.cfg.Firewall.RemovePorts(ctx, ep.ID)
+	e.cfg.Ports.Release(ep.ID)
+	e.cfg.Later.Forget(flows(ep)...)
 	if err != nil {
 		return fmt.Errorf("close ports of endpoint %.12s: %w", ep.ID, err)
 	}
@@ -171,10 +171,10 @@ func (k *Kind) Unpublish(ctx context.Context, _ driver.Network, ep driver.Endpoi
 
 // Restore reserves an endpoint's ports again after a restart of weft. A port
 // that somebody took meanwhile is reported; its rules still lead to the container.
-func (k *Kind) Restore(_ context.Context, _ driver.Network, ep driver.Endpoint) error {
+func (e *Endpoints) Restore(_ context.Context, _ driver.Network, ep driver.Endpoint) error {
 	var errs []error
 	for _, p := range ep.Ports {
-		_, err := k.cfg.Ports.Reserve(hostport.Request{
+		_, err := e.cfg.Ports.Reserve(hostport.Request{
 			Owner: ep.ID, Proto: p.Proto, First: p.Host.Port(), Last: p.Host.Port(),
 			Want: []hostport.Want{{Host: p.Host.Addr(), Container: p.Container}},
 		})

@@ -1,0 +1,60 @@
+package bridged
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/weft-net/weft/driver"
+)
+
+// OverlapNetworks refuses a subnet that another network of this host has: [driver.ErrConflict].
+func OverlapNetworks(n driver.Network, others []driver.Network) error {
+	for _, o := range others {
+		for _, a := range n.Subnets() {
+			for _, b := range o.Subnets() {
+				if a.Pool.Overlaps(b.Pool) {
+					return driver.WithHint(fmt.Errorf("%w: networks have overlapping %s: %s overlaps %s of network %.12s", driver.ErrConflict,
+						family(a.Pool), a.Pool, b.Pool, o.ID), "choose another --subnet, or remove that network")
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func family(p netip.Prefix) string {
+	if p.Addr().Is4() {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// OverlapRoutes refuses a subnet that the host reaches by another way. The
+// default route and the routes of an adopted bridge do not count.
+func (e *Endpoints) OverlapRoutes(n driver.Network) error {
+	routes, err := e.cfg.Kernel.Routes()
+	if err != nil {
+		return err
+	}
+	links, err := e.cfg.Kernel.Links()
+	if err != nil {
+		return err
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Index] = l.Name
+	}
+	for _, r := range routes {
+		// Halves of the default route are a default route (VPNs make them).
+		if r.Dst.Bits() <= 1 || names[r.Link] == n.Device || r.Dst.Addr().IsLinkLocalUnicast() || r.Dst.Addr().IsMulticast() {
+			continue
+		}
+		for _, s := range n.Subnets() {
+			if s.Pool.Overlaps(r.Dst) {
+				return driver.WithHint(fmt.Errorf("%w: subnet %s overlaps the host's route to %s by %s", driver.ErrConflict, s.Pool, r.Dst, names[r.Link]),
+					"choose another --subnet")
+			}
+		}
+	}
+	return nil
+}
