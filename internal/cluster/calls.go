@@ -86,7 +86,7 @@ func (c *Cluster) note(key string, p Pool, res store.Result, seen Pools) {
 // none. choose, if not nil, chooses the subnet from all pools; it is asked again
 // when others were faster.
 func (c *Cluster) Join(ctx context.Context, domain string, subnet netip.Prefix, choose func([]Pool) (netip.Prefix, error)) (Pool, error) {
-	uuid := random()
+	uuid := NewID()
 	var pool Pool
 	var last Pools
 	res, err := c.again(ctx, func(seen Pools) (store.Txn, error) {
@@ -156,7 +156,7 @@ func (c *Cluster) AsksPrefix() string { return prefixAsks + string(c.Me()) + "/"
 // says why it does not give it. The grant itself shows in the pool. The ask is gone
 // when this returns, or will be after [Cluster.SweepAsks].
 func (c *Cluster) Ask(ctx context.Context, owner ownership.Host, a ownership.Ask) (refused string, err error) {
-	a.Key, a.From = prefixAsks+string(owner)+"/"+random(), c.Me()
+	a.Key, a.From = prefixAsks+string(owner)+"/"+NewID(), c.Me()
 	c.mu.Lock()
 	fence := Fence(c.id.ID, c.sightSeen)
 	c.asking[a.Key] = true
@@ -328,4 +328,33 @@ func (c *Cluster) WaitsFor() []ownership.Host {
 	return slices.DeleteFunc(rec.Waits, func(h ownership.Host) bool {
 		return slices.Contains(c.sightSeen.Back, h) || slices.Contains(c.id.Removed, h)
 	})
+}
+
+// Change commits what no ownership of an address hangs on, behind the fence: it cannot
+// happen after this host was removed, by an earlier run of it, or across a freeze or a
+// recovery. Unlike changes of owners it goes on while the cluster is frozen.
+func (c *Cluster) Change(ctx context.Context, txn store.Txn) (store.Result, error) {
+	if err := c.refuse(Member, Freezing, Frozen, Recovering, Waiting); err != nil {
+		return store.Result{}, fmt.Errorf("%w: %w", store.ErrDown, err)
+	}
+	c.mu.Lock()
+	fence := Fence(c.id.ID, c.sightSeen)
+	c.mu.Unlock()
+	res, err := c.put(ctx, store.Txn{If: append(slices.Clone(txn.If), fence...), Then: txn.Then})
+	if err == nil && !res.OK {
+		c.Wake() // the fence may be why
+	}
+	return res, err
+}
+
+// Get is the store's.
+func (c *Cluster) Get(ctx context.Context, key string) (store.KV, error) {
+	kv, _, err := c.cfg.Store.Get(ctx, key)
+	return kv, err
+}
+
+// List returns what the store has below a prefix.
+func (c *Cluster) List(ctx context.Context, prefix string) ([]store.KV, error) {
+	snap, err := c.cfg.Store.Read(ctx, prefix)
+	return snap.KVs, err
 }

@@ -285,7 +285,7 @@ func (c *Cluster) setVerdict(ctx context.Context, v Verdict, s Sight) {
 func (c *Cluster) act(ctx context.Context, id Identity, s Sight, v Verdict) (again bool, err error) {
 	switch v.Standing {
 	case Founding:
-		return true, c.commit(ctx, Found(random()))
+		return true, c.commit(ctx, Found(NewID()))
 	case Raising:
 		return true, c.raise(ctx, id, s)
 	case Member:
@@ -399,7 +399,7 @@ func (c *Cluster) raise(ctx context.Context, id Identity, s Sight) error {
 	if id.Next == "" {
 		// One that is there may be on its way still: another one would be unknown here
 		// when it arrives.
-		id.Next = random()
+		id.Next = NewID()
 	}
 	if err := c.keep(ctx, id); err != nil {
 		return err
@@ -532,7 +532,7 @@ func (c *Cluster) Told(epoch int) {
 
 // renew gives up an id that must not be used again.
 func (c *Cluster) renew(ctx context.Context, old Identity) error {
-	id := Identity{ID: ownership.Host(random()), Machine: old.Machine, Known: old.Known, Removed: append(old.Removed, old.ID)}
+	id := Identity{ID: ownership.Host(NewID()), Machine: old.Machine, Known: old.Known, Removed: append(old.Removed, old.ID)}
 	if c.cfg.Renew != nil {
 		if err := c.cfg.Renew(ctx, id.Op(), id.ID); err != nil {
 			return err

@@ -18,8 +18,8 @@ const (
 	keySeen     = "seen"
 )
 
-// random returns a new id of 32 hexadecimal digits.
-func random() string {
+// NewID returns a new random id of 32 hexadecimal digits.
+func NewID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // it never fails
 	return hex.EncodeToString(b[:])
@@ -56,9 +56,9 @@ func LoadIdentity(j *journal.Journal, machine Fingerprint) (id Identity, renewed
 	id, ok := known[keyIdentity]
 	switch {
 	case !ok:
-		return Identity{ID: ownership.Host(random()), Machine: machine}, false, nil
+		return Identity{ID: ownership.Host(NewID()), Machine: machine}, false, nil
 	case !id.Machine.Same(machine):
-		return Identity{ID: ownership.Host(random()), Machine: machine}, true, nil
+		return Identity{ID: ownership.Host(NewID()), Machine: machine}, true, nil
 	}
 	id.Seen = max(id.Seen, known[keySeen].Seen)
 	if len(machine.MACs) > 0 {

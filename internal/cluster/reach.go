@@ -94,7 +94,7 @@ func (c *Cluster) askAll(ctx context.Context, q question, about ownership.Host, 
 	if len(asked) == 0 {
 		return out, nil
 	}
-	key := prefixReach + string(about) + "/" + random()
+	key := prefixReach + string(about) + "/" + NewID()
 	c.mu.Lock()
 	fence := Fence(c.id.ID, c.sightSeen)
 	c.asking[key] = true

@@ -1,0 +1,109 @@
+package directory
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/weft-net/weft/internal/ownership"
+	"github.com/weft-net/weft/internal/store"
+)
+
+// The changes of networks, each one transaction. They compare the network's record, so
+// that of two hosts that change it at once one looks again.
+
+// found makes a network, its number and, if it has one, its name.
+func found(n Network) store.Txn {
+	txn := store.Txn{
+		If:   []store.Cond{store.Unchanged(netKey(n.UUID), 0)},
+		Then: []store.Op{store.Put(netKey(n.UUID), versioned(n))},
+	}
+	take := func(key string) {
+		txn.If = append(txn.If, store.Unchanged(key, 0))
+		txn.Then = append(txn.Then, store.Put(key, versioned(pointer{n.UUID})))
+	}
+	if n.VNI != 0 {
+		take(vniKey(n.VNI))
+	}
+	if n.Name != "" {
+		take(nameKey(n.Name))
+	}
+	return txn
+}
+
+// replace writes a network's record.
+func replace(kv store.KV, n Network) store.Txn {
+	return store.Txn{
+		If:   []store.Cond{store.Unchanged(kv.Key, kv.Rev)},
+		Then: []store.Op{store.Put(kv.Key, versioned(n))},
+	}
+}
+
+// name gives a network that has none its name, which must be free.
+func name(kv store.KV, n Network) store.Txn {
+	txn := replace(kv, n)
+	txn.If = append(txn.If, store.Unchanged(nameKey(n.Name), 0))
+	txn.Then = append(txn.Then, store.Put(nameKey(n.Name), versioned(pointer{n.UUID})))
+	return txn
+}
+
+// leave takes a host out of a network, with its endpoints. The last one takes the
+// network along. named is the record of its name.
+func leave(h ownership.Host, kv, named store.KV, n Network) store.Txn {
+	n = n.without(h)
+	if len(n.Hosts) > 0 {
+		txn := replace(kv, n)
+		txn.Then = append(txn.Then, store.DeletePrefix(hostKeys(n.UUID, h)))
+		return txn
+	}
+	txn := store.Txn{
+		If:   []store.Cond{store.Unchanged(kv.Key, kv.Rev)},
+		Then: []store.Op{store.Delete(kv.Key), store.DeletePrefix(prefixEndpoints + n.UUID + "/")},
+	}
+	if n.VNI != 0 {
+		txn.Then = append(txn.Then, store.Delete(vniKey(n.VNI)))
+	}
+	return freeName(txn, named, n)
+}
+
+// remove makes a network a tombstone.
+func remove(kv, named store.KV, n Network) store.Txn {
+	n.Removed = true
+	return freeName(replace(kv, n), named, n)
+}
+
+// freeName frees a network's name, if it still has it.
+func freeName(txn store.Txn, named store.KV, n Network) store.Txn {
+	if p, err := decode[pointer](named); err == nil && n.Name != "" && p.UUID == n.UUID {
+		txn.If = append(txn.If, store.Unchanged(named.Key, named.Rev))
+		txn.Then = append(txn.Then, store.Delete(named.Key))
+	}
+	return txn
+}
+
+// difference is what makes the store say of one host's endpoints on a network what
+// they are, in parts of at most size changes.
+func difference(h ownership.Host, uuid string, want map[string]Endpoint, have map[string]store.KV, size int) []store.Txn {
+	var ops []store.Op
+	prefix := hostKeys(uuid, h)
+	for _, id := range sorted(want) {
+		value := versioned(want[id])
+		if kv, ok := have[prefix+id]; !ok || string(kv.Value) != string(value) {
+			ops = append(ops, store.Put(prefix+id, value))
+		}
+	}
+	for _, key := range sorted(have) {
+		if _, ok := want[key[len(prefix):]]; !ok {
+			ops = append(ops, store.Delete(key))
+		}
+	}
+	var out []store.Txn
+	for part := range slices.Chunk(ops, size) {
+		out = append(out, store.Txn{Then: part})
+	}
+	return out
+}
+
+func errVNI(vni uint32, owner string) error {
+	return fmt.Errorf("%w: %d is that of network %s: choose another one with -o com.docker.network.driver.overlay.vxlanid_list, or leave the choice to weft",
+		ErrVNI, vni, owner)
+}

@@ -1,0 +1,300 @@
+package directory_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weft-net/weft/internal/cluster"
+	"github.com/weft-net/weft/internal/directory"
+	"github.com/weft-net/weft/internal/journal"
+	"github.com/weft-net/weft/internal/store"
+)
+
+// host is one host: its membership and its directory.
+type host struct {
+	*directory.Directory
+	t       *testing.T
+	cluster *cluster.Cluster
+	stop    func()
+}
+
+// newHost starts a host on a store; attend is what it has from an earlier run.
+func newHost(t *testing.T, name string, s cluster.Store, dir string, attend ...directory.Network) *host {
+	t.Helper()
+	j, err := journal.Open(filepath.Join(dir, "journal.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _, err := cluster.LoadIdentity(j, cluster.Fingerprint{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &host{t: t}
+	addr := netip.MustParseAddr("192.0.2." + name[1:])
+	h.cluster = cluster.New(cluster.Config{
+		Store: s, Journal: j, Identity: id, Name: name,
+		Describe: func() cluster.Host { return cluster.Host{Address: addr} },
+		OnChange: func() { h.Poke() },
+	})
+	h.Directory = directory.New(directory.Config{Cluster: h.cluster})
+	for _, n := range attend {
+		h.Attend(n)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var work sync.WaitGroup
+	work.Go(func() { _ = h.cluster.Run(ctx) })
+	work.Go(func() { _ = h.Run(ctx) })
+	h.stop = sync.OnceFunc(func() {
+		cancel()
+		work.Wait()
+		_ = j.Close()
+	})
+	t.Cleanup(h.stop)
+	h.until("ready", func() bool { return h.cluster.Ready() == nil && h.Synced() })
+	return h
+}
+
+// until waits for a condition.
+func (h *host) until(what string, ok func() bool) {
+	h.t.Helper()
+	end := time.Now().Add(10 * time.Second)
+	for !ok() {
+		if time.Now().After(end) {
+			h.t.Fatalf("not in time: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (h *host) found(n directory.Network, wanted ...uint32) directory.Network {
+	h.t.Helper()
+	n, err := h.Found(h.t.Context(), n, true, wanted)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.Attend(n)
+	return n
+}
+
+func network(name string) directory.Network {
+	return directory.Network{UUID: cluster.NewID(), Name: name, Mode: "overlay", Subnets: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/24")}}
+}
+
+func endpoint(id, addr string) directory.Endpoint {
+	return directory.Endpoint{ID: id, MAC: "02:00:00:00:00:01", Addrs: []netip.Addr{netip.MustParseAddr(addr)}}
+}
+
+// lines describes the endpoints of a network.
+func (h *host) lines(uuid string) string {
+	var out []string
+	for _, e := range h.Endpoints(uuid) {
+		out = append(out, fmt.Sprintf("%s %v at %s", e.ID, e.Addrs[0], e.VTEP))
+	}
+	slices.Sort(out)
+	return strings.Join(out, "; ")
+}
+
+// keys are what the store has of networks and endpoints.
+func keys(t *testing.T, s *store.Fake) string {
+	t.Helper()
+	var out []string
+	for _, prefix := range []string{"net/", "name/", "vni/", "ep/"} {
+		all, err := s.Read(t.Context(), prefix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, kv := range all.KVs {
+			out = append(out, kv.Key)
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+func TestLifeOfANetwork(t *testing.T) {
+	fake := store.NewFake()
+	a, b := newHost(t, "h1", fake.Peer(), t.TempDir()), newHost(t, "h2", fake.Peer(), t.TempDir())
+	n := a.found(network("demo"))
+	if n.VNI < 4096 || n.VNI >= 1<<24 {
+		t.Fatalf("VNI %d", n.VNI)
+	}
+	b.until("b sees it by its name", func() bool { got, ok := b.Named("demo"); return ok && got.VNI == n.VNI })
+	b.Attend(n)
+	a.Publish(n.UUID, endpoint("e1", "10.1.0.2"))
+	b.Publish(n.UUID, endpoint("e2", "10.1.0.3"))
+	want := "e1 10.1.0.2 at 192.0.2.1; e2 10.1.0.3 at 192.0.2.2"
+	for _, h := range []*host{a, b} {
+		h.until("both see both", func() bool { return h.lines(n.UUID) == want })
+		h.until("both have it", func() bool { got, _ := h.Network(n.UUID); return len(got.Hosts) == 2 })
+	}
+	a.Withdraw(n.UUID, "e1")
+	b.until("e1 is gone", func() bool { return b.lines(n.UUID) == "e2 10.1.0.3 at 192.0.2.2" })
+	a.Forsake(n.UUID)
+	b.until("a left", func() bool { got, _ := b.Network(n.UUID); return len(got.Hosts) == 1 })
+	b.Forsake(n.UUID)
+	b.until("nothing is left", func() bool { return keys(t, fake) == "" })
+}
+
+func TestVNITaken(t *testing.T) {
+	fake := store.NewFake()
+	a := newHost(t, "h1", fake.Peer(), t.TempDir())
+	a.found(network("one"), 7)
+	if _, err := a.Found(t.Context(), network("two"), true, []uint32{7}); !errors.Is(err, directory.ErrVNI) || !strings.Contains(err.Error(), "network one") {
+		t.Fatal(err)
+	}
+	if n := a.found(network("two"), 7, 8); n.VNI != 8 {
+		t.Fatalf("the next one is %d", n.VNI)
+	}
+	if _, err := a.Found(t.Context(), network("two"), true, nil); !errors.Is(err, directory.ErrName) {
+		t.Fatal(err)
+	}
+}
+
+func TestNameOfTwo(t *testing.T) {
+	fake := store.NewFake()
+	a, b := newHost(t, "h1", fake.Peer(), t.TempDir()), newHost(t, "h2", fake.Peer(), t.TempDir())
+	x, y := a.found(network("")), b.found(network(""))
+	if got, err := a.Claim(t.Context(), x.UUID, "demo", []byte(`{"a":1}`)); err != nil || got.Name != "demo" {
+		t.Fatal(got, err)
+	}
+	winner, err := b.Claim(t.Context(), y.UUID, "demo", []byte(`{}`))
+	if !errors.Is(err, directory.ErrName) || winner.UUID != x.UUID || !winner.Agrees(y) {
+		t.Fatal(winner, err)
+	}
+	if got, err := a.Claim(t.Context(), x.UUID, "other", nil); err != nil || got.Name != "demo" {
+		t.Fatalf("it has a name: %v, %v", got, err)
+	}
+}
+
+// TestStoreDown: nothing that is known is lost, and everything is told afterwards.
+func TestStoreDown(t *testing.T) {
+	fake := store.NewFake()
+	s1 := fake.Peer()
+	a, b := newHost(t, "h1", s1, t.TempDir()), newHost(t, "h2", fake.Peer(), t.TempDir())
+	n := a.found(network("demo"))
+	a.Publish(n.UUID, endpoint("e1", "10.1.0.2"))
+	b.Attend(n)
+	b.until("b sees e1", func() bool { return b.lines(n.UUID) == "e1 10.1.0.2 at 192.0.2.1" })
+	s1.SetDown(true)
+	a.Publish(n.UUID, endpoint("e2", "10.1.0.4"))
+	a.Withdraw(n.UUID, "e1")
+	begin := time.Now()
+	if _, err := a.Found(t.Context(), network("two"), true, nil); !errors.Is(err, directory.ErrNoStore) || time.Since(begin) > time.Second {
+		t.Fatalf("a store that is known to be down is not waited for: %v", err)
+	}
+	s1.SetDown(false)
+	b.until("b sees e2 only", func() bool { return b.lines(n.UUID) == "e2 10.1.0.4 at 192.0.2.1" })
+}
+
+// TestLateWrites: what was lost, came late or is of an earlier run is put right.
+func TestLateWrites(t *testing.T) {
+	fake := store.NewFake()
+	dir := t.TempDir()
+	s1 := fake.Peer()
+	a := newHost(t, "h1", s1, dir)
+	n := a.found(network("demo"))
+	for i, fault := range []store.Fault{store.FaultLost, store.FaultApplied, store.FaultLater} {
+		s1.Inject(fault)
+		id := fmt.Sprintf("e%d", i)
+		a.Publish(n.UUID, endpoint(id, fmt.Sprintf("10.1.0.%d", i+2)))
+		a.until(id, func() bool { return strings.Contains(keys(t, fake), "/"+id) })
+	}
+	for i := range 3 {
+		a.Withdraw(n.UUID, fmt.Sprintf("e%d", i))
+	}
+	a.until("all are gone", func() bool { return !strings.Contains(keys(t, fake), "ep/") })
+	s1.Deliver()
+	a.until("what came late is gone", func() bool { return !strings.Contains(keys(t, fake), "ep/") })
+	a.Publish(n.UUID, endpoint("old", "10.1.0.9"))
+	a.until("old", func() bool { return strings.Contains(keys(t, fake), "/old") })
+	a.stop()
+	a = newHost(t, "h1", fake.Peer(), dir, n)
+	a.until("the next run knows nothing of old", func() bool { return !strings.Contains(keys(t, fake), "/old") })
+}
+
+// TestWipedStore: who has a network tells a store that lost it.
+func TestWipedStore(t *testing.T) {
+	fake := store.NewFake()
+	a := newHost(t, "h1", fake.Peer(), t.TempDir())
+	n := a.found(network("demo"))
+	a.Publish(n.UUID, endpoint("e1", "10.1.0.2"))
+	a.until("told", func() bool { return strings.Contains(keys(t, fake), "/e1") })
+	before := keys(t, fake)
+	fake.Wipe()
+	a.until("frozen", func() bool { return a.cluster.Ready() != nil })
+	if err := a.cluster.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a.until("recovered", func() bool {
+		if epoch := a.cluster.Returning(); epoch > 0 {
+			a.cluster.Told(epoch) // no pool has anything to tell
+		}
+		return a.cluster.Ready() == nil
+	})
+	a.until("told again: "+before, func() bool { return keys(t, fake) == before })
+}
+
+func TestRemove(t *testing.T) {
+	fake := store.NewFake()
+	dir := t.TempDir()
+	a, b := newHost(t, "h1", fake.Peer(), t.TempDir()), newHost(t, "h2", fake.Peer(), dir)
+	n := a.found(network("demo"))
+	b.Attend(n)
+	b.Publish(n.UUID, endpoint("e2", "10.1.0.3"))
+	a.until("a sees e2", func() bool { return a.lines(n.UUID) != "" })
+	if err := a.Remove(t.Context(), n.UUID); !errors.Is(err, directory.ErrUsed) || !strings.Contains(err.Error(), "h2 1") {
+		t.Fatal(err)
+	}
+	b.Withdraw(n.UUID, "e2")
+	a.until("e2 is gone", func() bool { return a.lines(n.UUID) == "" })
+	b.stop()
+	if err := a.Remove(t.Context(), n.UUID); err != nil {
+		t.Fatal(err)
+	}
+	a.Forsake(n.UUID)
+	a.until("it waits for b", func() bool {
+		got, ok := a.Network(n.UUID)
+		return ok && got.Removed && len(got.Hosts) == 1
+	})
+	if _, ok := a.Named("demo"); ok {
+		t.Fatal("the name is not free")
+	}
+	if _, err := a.Join(t.Context(), n.UUID); !errors.Is(err, directory.ErrUnknown) {
+		t.Fatal(err)
+	}
+	again := a.found(network("demo"))
+	b = newHost(t, "h2", fake.Peer(), dir, n)
+	b.until("b learns of it", func() bool { got, ok := b.Network(n.UUID); return ok && got.Removed })
+	b.Forsake(n.UUID)
+	b.until("the tombstone is gone", func() bool { _, ok := b.Network(n.UUID); return !ok })
+	if got, ok := b.Named("demo"); !ok || got.UUID != again.UUID {
+		t.Fatal("the new network of the name is gone")
+	}
+}
+
+// TestRemovedHost: what a host had that an operator removed is taken away by others.
+func TestRemovedHost(t *testing.T) {
+	fake := store.NewFake()
+	a, b := newHost(t, "h1", fake.Peer(), t.TempDir()), newHost(t, "h2", fake.Peer(), t.TempDir())
+	n := a.found(network("demo"))
+	b.Attend(n)
+	b.Publish(n.UUID, endpoint("e2", "10.1.0.3"))
+	a.until("a sees e2", func() bool { return a.lines(n.UUID) != "" })
+	b.stop()
+	a.until("b is off", func() bool { return !a.cluster.Connected(b.cluster.Me()) })
+	if _, err := a.cluster.RemoveHost(t.Context(), cluster.Removal{Name: "h2", PoweredOff: true}); err != nil {
+		t.Fatal(err)
+	}
+	a.until("its endpoints do not count", func() bool { return a.lines(n.UUID) == "" })
+	a.until("its records are gone", func() bool {
+		got, _ := a.Network(n.UUID)
+		return len(got.Hosts) == 1 && !strings.Contains(keys(t, fake), "/e2")
+	})
+}

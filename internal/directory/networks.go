@@ -1,0 +1,294 @@
+package directory
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"math/big"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/weft-net/weft/internal/ownership"
+	"github.com/weft-net/weft/internal/store"
+)
+
+// The identifiers that weft chooses from: below are those that people like to choose.
+const (
+	firstVNI = 4096
+	lastVNI  = 1<<24 - 1
+)
+
+// overtaken is the pause after another host was faster.
+const overtaken = 10 * time.Millisecond
+
+// Found makes a network that this host has. wanted are the identifiers to try, in
+// order; without any, weft chooses one if n.VNI is 0 and the kind has one (vni). It
+// waits for the store as long as ctx says: [ErrNoStore]. [ErrVNI] says that all that
+// are wanted are taken, [ErrName] that n.Name is another network's.
+func (d *Directory) Found(ctx context.Context, n Network, vni bool, wanted []uint32) (Network, error) {
+	n = n.with(d.cfg.Cluster.Me())
+	for {
+		if vni {
+			n.VNI = chooseVNI(wanted)
+		}
+		txn := found(n)
+		res, err := d.commit(ctx, txn)
+		if err != nil {
+			return n, err
+		}
+		if res.OK {
+			d.learn(n.UUID, txn, res)
+			return n, nil
+		}
+		again, err := d.taken(n, res, &wanted)
+		switch {
+		case err != nil:
+			return n, err
+		case !again: // an earlier try, whose outcome was not known
+			d.learn(n.UUID, txn, res)
+			r, _ := d.Network(n.UUID)
+			return r, nil
+		}
+		select {
+		case <-ctx.Done():
+			return n, fmt.Errorf("%w: %w", ErrNoStore, ctx.Err())
+		case <-time.After(overtaken):
+		}
+	}
+}
+
+// chooseVNI returns the next wanted identifier, or a random one.
+func chooseVNI(wanted []uint32) uint32 {
+	if len(wanted) > 0 {
+		return wanted[0]
+	}
+	n, err := rand.Int(rand.Reader, big.NewInt(lastVNI-firstVNI+1))
+	if err != nil {
+		panic("no randomness: " + err.Error()) // it cannot happen
+	}
+	return uint32(n.Int64()) + firstVNI
+}
+
+// taken looks at the records that kept a network from being made. again says that
+// another try may succeed; with neither that nor an error the network is there.
+func (d *Directory) taken(n Network, res store.Result, wanted *[]uint32) (again bool, err error) {
+	for _, kv := range res.Now {
+		switch kv.Key {
+		case netKey(n.UUID):
+			return false, nil
+		case nameKey(n.Name):
+			return false, fmt.Errorf("%w: %q", ErrName, n.Name)
+		case vniKey(n.VNI):
+			p, err := decode[pointer](kv)
+			if err != nil {
+				return false, err
+			}
+			if len(*wanted) == 1 {
+				return false, errVNI(n.VNI, d.nameOf(p.UUID))
+			}
+			if len(*wanted) > 1 {
+				*wanted = (*wanted)[1:]
+			}
+		}
+	}
+	return true, nil // the fence: the membership looks meanwhile
+}
+
+// nameOf is what people call a network.
+func (d *Directory) nameOf(uuid string) string {
+	if n, ok := d.Network(uuid); ok && n.Name != "" {
+		return n.Name
+	}
+	return uuid
+}
+
+// commit repeats a transaction until the store says what happened to it.
+func (d *Directory) commit(ctx context.Context, txn store.Txn) (store.Result, error) {
+	for {
+		err := d.cfg.Cluster.Ready()
+		if err == nil {
+			var res store.Result
+			if res, err = d.cfg.Cluster.Change(ctx, txn); err == nil {
+				return res, nil
+			}
+		}
+		if !d.cfg.Cluster.Up() || !errors.Is(err, store.ErrUnknown) {
+			return store.Result{}, fmt.Errorf("%w: %w", ErrNoStore, err)
+		}
+		select {
+		case <-ctx.Done():
+			return store.Result{}, fmt.Errorf("%w: %w", ErrNoStore, err)
+		case <-time.After(overtaken):
+		}
+	}
+}
+
+// look reads a network and the record of its name.
+func (d *Directory) look(ctx context.Context, uuid string) (kv, named store.KV, n Network, err error) {
+	if kv, err = d.cfg.Cluster.Get(ctx, netKey(uuid)); err == nil {
+		n, err = decode[Network](kv)
+	}
+	if err == nil && n.Name != "" {
+		named, err = d.cfg.Cluster.Get(ctx, nameKey(n.Name))
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrNoStore, err)
+	}
+	return kv, named, n, err
+}
+
+// modify repeats a change of a network until it holds. next returns no transaction when
+// there is nothing to do.
+func (d *Directory) modify(ctx context.Context, uuid string, next func(kv, named store.KV, n Network) (store.Txn, error)) error {
+	for {
+		kv, named, n, err := d.look(ctx, uuid)
+		if err != nil {
+			return err
+		}
+		if kv.Rev == 0 {
+			return fmt.Errorf("%w: %s", ErrUnknown, uuid)
+		}
+		txn, err := next(kv, named, n)
+		if err != nil || len(txn.Then) == 0 {
+			return err
+		}
+		res, err := d.commit(ctx, txn)
+		if err != nil {
+			return err
+		}
+		d.learn(uuid, txn, res)
+		if res.OK {
+			return nil
+		}
+		for _, at := range res.Now {
+			if p, err := decode[pointer](at); err == nil && at.Key == nameKey(n.Name) && named.Rev == 0 && p.UUID != uuid {
+				return fmt.Errorf("%w: %q", ErrName, n.Name)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ErrNoStore, ctx.Err())
+		case <-time.After(overtaken):
+		}
+	}
+}
+
+// Claim gives a network its name and what other hosts need to create it. A network that
+// has a name keeps it. When the name is another network's, it returns that one and
+// [ErrName]. It waits for the store as long as ctx says.
+func (d *Directory) Claim(ctx context.Context, uuid, text string, spec []byte) (Network, error) {
+	var out Network
+	for {
+		err := d.modify(ctx, uuid, func(kv, _ store.KV, n Network) (store.Txn, error) {
+			out = n
+			if n.Removed || n.Name != "" && len(n.Spec) > 0 {
+				return store.Txn{}, nil
+			}
+			if n.Name != "" {
+				n.Spec, out = spec, n
+				return replace(kv, n), nil
+			}
+			n.Name, n.Spec = text, spec
+			holder, err := d.cfg.Cluster.Get(ctx, nameKey(text))
+			if err != nil {
+				return store.Txn{}, fmt.Errorf("%w: %w", ErrNoStore, err)
+			}
+			if p, err := decode[pointer](holder); err != nil || holder.Rev != 0 && p.UUID != uuid {
+				return store.Txn{}, errors.Join(err, fmt.Errorf("%w: %q", ErrName, text))
+			}
+			out = n
+			return name(kv, n), nil
+		})
+		if !errors.Is(err, ErrName) {
+			return out, err
+		}
+		// The winner, unless it is gone by now.
+		holder, look := d.cfg.Cluster.Get(ctx, nameKey(text))
+		if look != nil {
+			return out, fmt.Errorf("%w: %w", ErrNoStore, look)
+		}
+		p, bad := decode[pointer](holder)
+		if bad != nil {
+			return out, bad
+		}
+		if holder.Rev == 0 {
+			continue
+		}
+		kv, look := d.cfg.Cluster.Get(ctx, netKey(p.UUID))
+		if look != nil {
+			return out, fmt.Errorf("%w: %w", ErrNoStore, look)
+		}
+		winner, bad := decode[Network](kv)
+		return winner, errors.Join(err, bad)
+	}
+}
+
+// Join makes this host one of those that have a network, ahead of [Directory.Attend].
+// It waits for the store as long as ctx says; [ErrUnknown] for a network that is gone.
+func (d *Directory) Join(ctx context.Context, uuid string) (Network, error) {
+	me := d.cfg.Cluster.Me()
+	var out Network
+	err := d.modify(ctx, uuid, func(kv, _ store.KV, n Network) (store.Txn, error) {
+		if n.Removed {
+			return store.Txn{}, fmt.Errorf("%w: %s was removed", ErrUnknown, n.Name)
+		}
+		out = n.with(me)
+		if n.Has(me) {
+			return store.Txn{}, nil
+		}
+		return replace(kv, out), nil
+	})
+	return out, err
+}
+
+// Remove removes a network everywhere: its name is free at once, each host takes it
+// down when it learns of it, and the last one frees the rest. [ErrUsed] names the hosts
+// whose containers are on it. It waits for the store as long as ctx says.
+func (d *Directory) Remove(ctx context.Context, uuid string) error {
+	kvs, err := d.cfg.Cluster.List(ctx, prefixEndpoints+uuid+"/")
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNoStore, err)
+	}
+	users := make(map[string]int)
+	for _, kv := range kvs {
+		if e, err := parseEndpoint(kv); err == nil && !e.Own {
+			users[d.hostName(e.Host)]++
+		}
+	}
+	if len(users) > 0 {
+		var who []string
+		for _, h := range sorted(users) {
+			who = append(who, fmt.Sprintf("%s %d", h, users[h]))
+		}
+		return fmt.Errorf("%w: endpoints on %s: disconnect them first", ErrUsed, strings.Join(who, ", "))
+	}
+	err = d.modify(ctx, uuid, func(kv, named store.KV, n Network) (store.Txn, error) {
+		if n.Removed {
+			return store.Txn{}, nil
+		}
+		return remove(kv, named, n), nil
+	})
+	return err
+}
+
+func (d *Directory) hostName(id ownership.Host) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return cmp.Or(d.hosts[id].Name, string(id))
+}
+
+// Find returns the network of a name or UUID; a name is that of a network that was not
+// removed.
+func (d *Directory) Find(text string) (Network, error) {
+	if n, ok := d.Named(text); ok {
+		return n, nil
+	}
+	all := d.Networks()
+	if i := slices.IndexFunc(all, func(n Network) bool { return n.UUID == text }); i >= 0 {
+		return all[i], nil
+	}
+	return Network{}, fmt.Errorf("%w: %q: see `weft network ls`", ErrUnknown, text)
+}
