@@ -102,7 +102,7 @@ func (h *Host) ApplyForwarding(c ForwardingChanges) error {
 		return errors.Join(append(p.errs, fmt.Errorf("apply forwarding: %w", err))...)
 	}
 	for i, err := range results {
-		if err != nil && !(p.steps[i].del && gone(err, p.steps[i].entry)) {
+		if err != nil && (!p.steps[i].del || !gone(err, p.steps[i].entry)) {
 			p.errs = append(p.errs, fmt.Errorf("%s: %w", p.steps[i], vocabulary(err)))
 		}
 	}

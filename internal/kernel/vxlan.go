@@ -314,19 +314,19 @@ func (h *Host) vxlan(name string) (vxlanState, error) {
 	if err != nil {
 		return vxlanState{}, fmt.Errorf("VXLAN device %s: %w", name, vocabulary(err))
 	}
-	for _, m := range msgs {
-		link, err := netlink.LinkDeserialize(nil, m)
-		if err != nil {
-			return vxlanState{}, fmt.Errorf("VXLAN device %s: %w", name, err)
-		}
-		dev, ok := link.(*netlink.Vxlan)
-		if !ok {
-			return vxlanState{}, fmt.Errorf("device %s %w but a %s", name, ErrNotVXLAN, link.Type())
-		}
-		s := toVXLAN(dev)
-		return s, s.readInfo(m)
+	if len(msgs) == 0 {
+		return vxlanState{}, fmt.Errorf("VXLAN device %s: %w", name, ErrNotFound)
 	}
-	return vxlanState{}, fmt.Errorf("VXLAN device %s: %w", name, ErrNotFound)
+	link, err := netlink.LinkDeserialize(nil, msgs[0])
+	if err != nil {
+		return vxlanState{}, fmt.Errorf("VXLAN device %s: %w", name, err)
+	}
+	dev, ok := link.(*netlink.Vxlan)
+	if !ok {
+		return vxlanState{}, fmt.Errorf("device %s %w but a %s", name, ErrNotVXLAN, link.Type())
+	}
+	s := toVXLAN(dev)
+	return s, s.readInfo(msgs[0])
 }
 
 func toVXLAN(dev *netlink.Vxlan) vxlanState {
