@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -23,6 +24,7 @@ type Fake struct {
 	flows     []Flow
 	failure   error
 	deletions int
+	udp       map[uint16]bool // ports that a foreign process holds
 }
 
 type fakeLink struct {
@@ -31,6 +33,10 @@ type fakeLink struct {
 	peer    string // name of the other end in this namespace
 	sandbox string // path of the namespace that has the other end
 	inside  string // its name there
+
+	vxlan     VXLAN
+	fdb       map[place]FDBEntry
+	neighbors map[place]Neighbor
 }
 
 // NewFake makes a machine that has only the loopback device.
@@ -110,7 +116,11 @@ func (f *Fake) EnsureBridge(b Bridge) (made bool, err error) {
 			l.MTU = b.MTU
 		}
 	}
-	for _, a := range b.Addrs {
+	addrs := slices.Clone(b.Addrs)
+	for _, gw := range b.Gateways {
+		addrs = append(addrs, netip.PrefixFrom(gw, gw.BitLen()))
+	}
+	for _, a := range addrs {
 		if !slices.Contains(l.addrs, a) {
 			l.addrs = append(l.addrs, a)
 		}
@@ -155,6 +165,7 @@ func (f *Fake) delete(name string) {
 	for _, other := range f.links {
 		if other.Master == l.Index {
 			other.Master = 0
+			maps.DeleteFunc(other.fdb, func(_ place, e FDBEntry) bool { return !e.Dst.IsValid() })
 		}
 	}
 }
@@ -402,6 +413,7 @@ func (f *Fake) Dump() string {
 		if l.sandbox != "" {
 			fmt.Fprintf(&b, " peer=%s:%s %v", l.sandbox, l.inside, f.sandboxes[l.sandbox][l.inside])
 		}
+		l.dumpOverlay(&b)
 		b.WriteByte('\n')
 	}
 	return b.String()

@@ -30,6 +30,8 @@ type Host struct {
 
 	mu  sync.Mutex // one request at a time on raw
 	raw *nl.SocketHandle
+
+	batch *batchSocket
 }
 
 // Open connects to the kernel of the calling thread's network namespace.
@@ -48,35 +50,46 @@ func Open(cfg Config) (*Host, error) {
 		h.Close()
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	proc, err := openProc()
+	batch, err := openBatch()
 	if err != nil {
 		h.Close()
 		sock.Close()
 		return nil, err
 	}
+	proc, err := openProc()
+	if err != nil {
+		h.Close()
+		sock.Close()
+		return nil, errors.Join(err, batch.Close())
+	}
 	var st unix.Stat_t
 	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
 		h.Close()
 		sock.Close()
-		return nil, errors.Join(fmt.Errorf("stat own network namespace: %w", err), proc.Close())
+		return nil, errors.Join(fmt.Errorf("stat own network namespace: %w", err), batch.Close(), proc.Close())
 	}
-	return &Host{log: log, nl: h, raw: &nl.SocketHandle{Socket: sock}, proc: proc, netns: st.Ino}, nil
+	return &Host{log: log, nl: h, raw: &nl.SocketHandle{Socket: sock}, batch: batch, proc: proc, netns: st.Ino}, nil
 }
 
 // Close frees the sockets. Nothing in the kernel changes.
 func (h *Host) Close() error {
 	h.nl.Close()
 	h.raw.Close()
-	return h.proc.Close()
+	return errors.Join(h.batch.Close(), h.proc.Close())
 }
 
 // execute sends one hand-made request on the long-lived socket.
 func (h *Host) execute(req *nl.NetlinkRequest) error {
+	_, err := h.ask(req)
+	return err
+}
+
+// ask does the same and returns the kernel's answer.
+func (h *Host) ask(req *nl.NetlinkRequest) ([][]byte, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: h.raw}
-	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
-	return err
+	return req.Execute(unix.NETLINK_ROUTE, 0)
 }
 
 // dump repeats a netlink list that a concurrent change interrupted, as the
@@ -106,6 +119,17 @@ func vocabulary(err error) error {
 		return fmt.Errorf("%w (%w)", ErrExists, err)
 	}
 	return err
+}
+
+// noRoute turns the kernel's ways to say that no route leads there into
+// ErrNotFound.
+func noRoute(err error) error {
+	for _, e := range []error{syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.EACCES, syscall.EINVAL} {
+		if errors.Is(err, e) {
+			return fmt.Errorf("%w (%w)", ErrNotFound, err)
+		}
+	}
+	return vocabulary(err)
 }
 
 // ipNet converts a prefix for the netlink library.

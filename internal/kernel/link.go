@@ -3,6 +3,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"strings"
@@ -53,8 +54,14 @@ func (h *Host) EnsureBridge(b Bridge) (made bool, err error) {
 			return made, err
 		}
 	}
-	if err := h.ensureAddrs(link, b.Addrs); err != nil {
+	if err := h.ensureAddrs(link, b.Addrs, b.Gateways); err != nil {
 		return made, err
+	}
+	if len(b.Gateways) > 0 {
+		// ARP requests carry the best of the host's addresses, never the gateway.
+		if _, err := h.proc.ensure(Sysctl{"net/ipv4/conf/" + b.Name + "/arp_announce", "2"}); err != nil {
+			return made, err
+		}
 	}
 	if b.RouteLocalnet {
 		if _, err := h.proc.ensure(Sysctl{"net/ipv4/conf/" + b.Name + "/route_localnet", "1"}); err != nil {
@@ -69,10 +76,16 @@ func (h *Host) EnsureBridge(b Bridge) (made bool, err error) {
 	return made, nil
 }
 
+// makeBridge leaves the MTU to a later message: one that is part of the create
+// message changes again with every port that comes or goes (br_mtu_auto_adjust).
 func (h *Host) makeBridge(b Bridge) error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.HardwareAddr, attrs.MTU, attrs.Group = b.Name, b.MAC, b.MTU, Group
-	err := h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs})
+	attrs.Name, attrs.HardwareAddr, attrs.Group = b.Name, b.MAC, Group
+	link := &netlink.Bridge{LinkAttrs: attrs}
+	if b.NoSnooping {
+		link.MulticastSnooping = new(bool)
+	}
+	err := h.nl.LinkAdd(link)
 	if err != nil && !errors.Is(err, syscall.EEXIST) {
 		return fmt.Errorf("make bridge %s: %w", b.Name, err)
 	}
@@ -92,6 +105,11 @@ func (h *Host) dressBridge(b Bridge, link netlink.Link) error {
 			return fmt.Errorf("bridge %s: set MTU %d: %w", b.Name, b.MTU, err)
 		}
 	}
+	if br, ok := link.(*netlink.Bridge); ok && b.NoSnooping && br.MulticastSnooping != nil && *br.MulticastSnooping {
+		if err := h.nl.BridgeSetMcastSnoop(link, false); err != nil {
+			return fmt.Errorf("bridge %s: switch multicast snooping off: %w", b.Name, err)
+		}
+	}
 	sysctls := []Sysctl{{"net.ipv6.conf." + b.Name + ".disable_ipv6", "1"}}
 	if b.IPv6 {
 		sysctls[0].Value = "0"
@@ -108,17 +126,49 @@ func (h *Host) dressBridge(b Bridge, link netlink.Link) error {
 	return nil
 }
 
-func (h *Host) ensureAddrs(link netlink.Link, want []netip.Prefix) error {
+// ensureAddrs adds what is missing. Gateways come last: of several IPv4
+// addresses that fit, the kernel takes the first as source (inet_select_addr),
+// so a gateway that is there before a new address is added again after it.
+func (h *Host) ensureAddrs(link netlink.Link, want []netip.Prefix, gateways []netip.Addr) error {
+	name := link.Attrs().Name
+	fresh := false
 	for _, p := range want {
 		a := ipNet(p)
 		if p.Addr().Is6() {
 			a.Flags = unix.IFA_F_NODAD
 		}
+		err := h.nl.AddrAdd(link, a)
+		if err != nil && !errors.Is(err, syscall.EEXIST) {
+			return fmt.Errorf("%s: add address %s: %w", name, p, err)
+		}
+		fresh = fresh || err == nil && p.Addr().Is4()
+	}
+	for _, gw := range gateways {
+		a := gatewayAddr(gw)
+		if fresh && gw.Is4() {
+			if err := h.nl.AddrDel(link, a); err != nil && !errors.Is(err, syscall.EADDRNOTAVAIL) {
+				return fmt.Errorf("%s: put gateway %s behind the other addresses: %w", name, gw, err)
+			}
+		}
 		if err := h.nl.AddrAdd(link, a); err != nil && !errors.Is(err, syscall.EEXIST) {
-			return fmt.Errorf("%s: add address %s: %w", link.Attrs().Name, p, err)
+			return fmt.Errorf("%s: add gateway %s: %w", name, gw, err)
 		}
 	}
 	return nil
+}
+
+// gatewayAddr is the address without a route of its own. An IPv6 one has no
+// preferred lifetime: the kernel would prefer a /128 to the host's own address
+// for destinations that share more bits with it (RFC 6724, rule 8), but takes
+// no deprecated address while there is another (rule 3).
+func gatewayAddr(gw netip.Addr) *netlink.Addr {
+	a := ipNet(netip.PrefixFrom(gw, gw.BitLen()))
+	a.Flags = unix.IFA_F_NOPREFIXROUTE
+	if gw.Is6() {
+		a.Flags |= unix.IFA_F_NODAD
+		a.ValidLft, a.PreferedLft = math.MaxUint32, 0
+	}
+	return a
 }
 
 // RemoveAddrs takes addresses off a device; what is absent already is success.

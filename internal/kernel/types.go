@@ -14,6 +14,28 @@ var (
 	ErrExists = errors.New("already exists")
 	// ErrNotBridge means that a link that should be a bridge is of another kind.
 	ErrNotBridge = errors.New("is not a bridge")
+	// ErrNotVXLAN means that a link that should be a VXLAN device is of another kind.
+	ErrNotVXLAN = errors.New("is not a VXLAN device")
+	// ErrVNIInUse means that another VXLAN device has the same VNI and UDP port.
+	ErrVNIInUse = errors.New("is in use")
+	// ErrPortInUse means that something else holds a UDP port.
+	ErrPortInUse = errors.New("is taken")
+	// ErrInvalid means that a value is one that no kernel takes.
+	ErrInvalid = errors.New("is not valid")
+)
+
+// Change is what an Ensure call did to a device.
+type Change int
+
+// What was done; the zero value is nothing.
+const (
+	// Kept means that everything was as it should be.
+	Kept Change = iota
+	// Mended means that something was changed in place.
+	Mended
+	// Made means that the device is new, and holds nothing that was put into
+	// an older one.
+	Made
 )
 
 // Group is the link group of every link that weft makes. It makes them easy to
@@ -29,12 +51,23 @@ type Bridge struct {
 	Name string
 	// Alias is the device's ifalias; it says to whom the bridge belongs.
 	Alias string
-	// MAC is set when the bridge is made; nil lets the kernel choose.
+	// MAC is set when the bridge is made; nil lets the kernel choose, and then it
+	// follows that of the ports: each change of it drops every neighbour of the
+	// bridge, permanent ones too (as setting the bridge down does). A bridge that
+	// shall keep [Neighbor] entries needs one.
 	MAC net.HardwareAddr
 	// MTU in bytes; 0 leaves the kernel's default.
 	MTU int
 	// Addrs are the addresses that the bridge carries, with their prefix length.
 	Addrs []netip.Prefix
+	// Gateways are addresses that the bridge answers for and that no connection
+	// of the host's is made from: the containers' gateway, which other hosts have
+	// too. They come after Addrs, as /32 and /128 without a route of their own.
+	Gateways []netip.Addr
+	// NoSnooping floods multicast to every port. With snooping, a querier in one
+	// container cuts off the members, and the IPv6 neighbours, whose reports it
+	// did not get.
+	NoSnooping bool
 	// IPv6 says whether IPv6 runs on the bridge at all.
 	IPv6 bool
 	// RouteLocalnet lets the host reach published ports at 127.0.0.0/8.
