@@ -50,8 +50,8 @@ var _ driver.Kind = (*Kind)(nil)
 // New makes the kind.
 func New(cfg Config) *Kind {
 	return &Kind{cfg: cfg, Endpoints: bridged.New(bridged.Config{
-		Kernel: cfg.Kernel, Firewall: cfg.Firewall, Ports: cfg.Ports, Later: cfg.Later, Seed: cfg.Seed,
-		DirectSafe: cfg.DirectSafe, Logger: cfg.Logger,
+		Kernel: cfg.Kernel, Firewall: cfg.Firewall, Ports: cfg.Ports, Later: cfg.Later,
+		Seed: func(driver.Network) string { return cfg.Seed }, DirectSafe: cfg.DirectSafe, Logger: cfg.Logger,
 		Settings: func(n driver.Network) bridged.Settings { return parse(n.Options).Settings },
 	})}
 }

@@ -67,8 +67,20 @@ type Network struct {
 	AddedAddrs []netip.Prefix `json:"addedAddrs,omitempty"`
 	// AddedLocalnet says that weft let an adopted device route 127.0.0.0/8.
 	AddedLocalnet bool `json:"addedLocalnet,omitempty"`
+	// Shared says which network of the cluster it is; nil for one of this host alone.
+	Shared *Shared `json:"shared,omitempty"`
 	// Created is when the engine asked for it.
 	Created time.Time `json:"created"`
+}
+
+// Shared is what the hosts of a cluster have in common of a network.
+type Shared struct {
+	// UUID is its identity in the cluster.
+	UUID string `json:"uuid"`
+	// VNI tells its frames apart on the underlay; 0 for a mode that has none.
+	VNI uint32 `json:"vni,omitempty"`
+	// MTU is that of the containers' interfaces, in bytes.
+	MTU int `json:"mtu,omitempty"`
 }
 
 // Subnets are all subnets of both families.

@@ -52,8 +52,8 @@ type Later interface {
 	Forget(flows ...kernel.Flow)
 }
 
-// Config is what [New] takes. Kernel, Firewall, Ports, Later and Settings are
-// required.
+// Config is what [New] takes. Kernel, Firewall, Ports, Later, Settings and Seed
+// are required.
 type Config struct {
 	Kernel   Kernel
 	Firewall Firewall
@@ -61,8 +61,9 @@ type Config struct {
 	Later    Later
 	// Settings says what a network is like; its options have passed their checks.
 	Settings func(n driver.Network) Settings
-	// Seed makes MAC addresses differ between clusters.
-	Seed string
+	// Seed makes MAC addresses differ between clusters. Endpoints of one network that
+	// have one address have one MAC address, on whatever host.
+	Seed func(n driver.Network) string
 	// DirectSafe says whether the engine bears attach=direct, and if not, why;
 	// nil means that nobody knows, so no.
 	DirectSafe func() (ok bool, why string)

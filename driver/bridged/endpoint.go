@@ -17,14 +17,14 @@ import (
 func (e *Endpoints) PlanEndpoint(n driver.Network, ep driver.Endpoint) (driver.Endpoint, error) {
 	id := ep.ID[:min(12, len(ep.ID))]
 	ep.HostLink, ep.PeerLink = driver.PrefixHost+id, driver.PrefixPeer+id
-	if ep.MAC == "" {
+	if seed := e.cfg.Seed(n); ep.MAC == "" {
 		switch {
 		case ep.IPv4.IsValid():
-			ep.MAC = driver.MAC(e.cfg.Seed, ep.IPv4.Addr()).String()
+			ep.MAC = driver.MAC(seed, ep.IPv4.Addr()).String()
 		case ep.IPv6.IsValid():
-			ep.MAC = driver.MAC(e.cfg.Seed, ep.IPv6.Addr()).String()
+			ep.MAC = driver.MAC(seed, ep.IPv6.Addr()).String()
 		default:
-			ep.MAC = driver.MAC(e.cfg.Seed+ep.ID, netip.Addr{}).String()
+			ep.MAC = driver.MAC(seed+ep.ID, netip.Addr{}).String()
 		}
 	}
 	mac, err := net.ParseMAC(ep.MAC)

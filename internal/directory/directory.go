@@ -56,6 +56,8 @@ type Directory struct {
 	synced bool                 // the networks were seen
 	// attended are the networks that this host programs.
 	attended map[string]*attended
+	// pledged are networks that this host is about to attend.
+	pledged map[string]bool
 	hosts    map[ownership.Host]cluster.HostView
 }
 
@@ -85,7 +87,7 @@ func New(cfg Config) *Directory {
 		cfg.OnChange = func(string) {}
 	}
 	return &Directory{cfg: cfg, wake: make(chan struct{}, 1), names: map[string]store.KV{}, nets: map[string]netRecord{},
-		attended: map[string]*attended{}, hosts: map[ownership.Host]cluster.HostView{}}
+		attended: map[string]*attended{}, pledged: map[string]bool{}, hosts: map[ownership.Host]cluster.HostView{}}
 }
 
 // Poke says that the cluster changed: hosts, their addresses, this host's standing.
@@ -235,6 +237,15 @@ func (d *Directory) Synced() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.synced
+}
+
+// Follows reports whether the endpoints of a network were seen since it is attended:
+// what [Directory.Endpoints] does not have then is not there.
+func (d *Directory) Follows(uuid string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a := d.attended[uuid]
+	return a != nil && a.synced
 }
 
 // Network returns what is known of a network.

@@ -24,6 +24,7 @@ func (d *Directory) Attend(n Network) {
 		d.attended[n.UUID] = a
 	}
 	a.net = n
+	delete(d.pledged, n.UUID)
 	d.mu.Unlock()
 	d.Poke()
 }
@@ -38,6 +39,7 @@ func (d *Directory) Forsake(uuid string) {
 		}
 		delete(d.attended, uuid)
 	}
+	delete(d.pledged, uuid)
 	d.mu.Unlock()
 	d.Poke()
 }
@@ -111,7 +113,7 @@ func (d *Directory) settleNetwork(ctx context.Context, uuid string) error {
 	me := d.cfg.Cluster.Me()
 	d.mu.Lock()
 	a, r := d.attended[uuid], d.nets[uuid]
-	known := r.kv.Rev != 0
+	known, pledged := r.kv.Rev != 0, d.pledged[uuid]
 	named := d.names[nameKey(r.net.Name)]
 	gone := r.net
 	for _, h := range r.net.Hosts {
@@ -133,6 +135,8 @@ func (d *Directory) settleNetwork(ctx context.Context, uuid string) error {
 				return d.change(ctx, uuid, leave(h, r.kv, named, r.net))
 			}
 		}
+	case a == nil && pledged:
+		return nil
 	case a == nil && r.net.Has(me):
 		return d.change(ctx, uuid, leave(me, r.kv, named, r.net))
 	case a != nil && !r.net.Has(me) && !r.net.Removed:

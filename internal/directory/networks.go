@@ -27,9 +27,11 @@ const overtaken = 10 * time.Millisecond
 // Found makes a network that this host has. wanted are the identifiers to try, in
 // order; without any, weft chooses one if n.VNI is 0 and the kind has one (vni). It
 // waits for the store as long as ctx says: [ErrNoStore]. [ErrVNI] says that all that
-// are wanted are taken, [ErrName] that n.Name is another network's.
-func (d *Directory) Found(ctx context.Context, n Network, vni bool, wanted []uint32) (Network, error) {
+// are wanted are taken, [ErrName] that n.Name is another network's. [Directory.Attend]
+// or [Directory.Forsake] has to follow.
+func (d *Directory) Found(ctx context.Context, n Network, vni bool, wanted []uint32) (_ Network, retErr error) {
 	n = n.with(d.cfg.Cluster.Me())
+	defer d.pledge(n.UUID, &retErr)()
 	for {
 		if vni {
 			n.VNI = chooseVNI(wanted)
@@ -56,6 +58,21 @@ func (d *Directory) Found(ctx context.Context, n Network, vni bool, wanted []uin
 		case <-ctx.Done():
 			return n, fmt.Errorf("%w: %w", ErrNoStore, ctx.Err())
 		case <-time.After(overtaken):
+		}
+	}
+}
+
+// pledge keeps this host in a network until it attends it; the result is for the end
+// of a call, whose error takes that back.
+func (d *Directory) pledge(uuid string, err *error) func() {
+	d.mu.Lock()
+	d.pledged[uuid] = true
+	d.mu.Unlock()
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if *err != nil {
+			delete(d.pledged, uuid)
 		}
 	}
 }
@@ -226,10 +243,15 @@ func (d *Directory) Claim(ctx context.Context, uuid, text string, spec []byte) (
 	}
 }
 
-// Join makes this host one of those that have a network, ahead of [Directory.Attend].
-// It waits for the store as long as ctx says; [ErrUnknown] for a network that is gone.
-func (d *Directory) Join(ctx context.Context, uuid string) (Network, error) {
+// Join makes this host one of those that have a network, ahead of [Directory.Attend],
+// which or [Directory.Forsake] has to follow. It waits for the store as long as ctx
+// says, and for nothing if this host has the network; [ErrUnknown] for one that is gone.
+func (d *Directory) Join(ctx context.Context, uuid string) (_ Network, retErr error) {
 	me := d.cfg.Cluster.Me()
+	defer d.pledge(uuid, &retErr)()
+	if n, ok := d.Network(uuid); ok && n.Has(me) && !n.Removed {
+		return n, nil
+	}
 	var out Network
 	err := d.modify(ctx, uuid, func(kv, _ store.KV, n Network) (store.Txn, error) {
 		if n.Removed {

@@ -1,0 +1,94 @@
+package ipam
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+)
+
+// ownName is the name of this host's own addresses; no container can have it.
+const ownName = "(this host)"
+
+// HostAddresses returns the addresses that this host itself has on a network, with the
+// prefix lengths of its pools; none if it never took any. It does not wait.
+func (m *IPAM) HostAddresses(network string) []netip.Prefix {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []netip.Prefix
+	for _, p := range m.ofNetwork(network) {
+		if a, ok := p.ownAddress(); ok {
+			out = append(out, netip.PrefixFrom(a, p.id.subnet.Bits()))
+		}
+	}
+	return out
+}
+
+// TakeHostAddresses is HostAddresses of a network where this host takes one address of
+// each family if it has none. They live as long as the network's pools.
+func (m *IPAM) TakeHostAddresses(ctx context.Context, network string) ([]netip.Prefix, error) {
+	m.mu.Lock()
+	pools := m.ofNetwork(network)
+	m.mu.Unlock()
+	var out []netip.Prefix
+	families := make(map[bool]bool)
+	for _, p := range pools {
+		v6 := p.id.subnet.Addr().Is6()
+		if families[v6] {
+			continue
+		}
+		families[v6] = true
+		m.mu.Lock()
+		a, ok := p.ownAddress()
+		m.mu.Unlock()
+		got := netip.PrefixFrom(a, p.id.subnet.Bits())
+		if !ok {
+			var err error
+			if got, err = m.RequestAddress(ctx, AddressRequest{PoolID: p.id.String(), Name: ownName}); err != nil {
+				return nil, fmt.Errorf("address of this host itself on the network: %w", err)
+			}
+		}
+		out = append(out, got)
+	}
+	return out, nil
+}
+
+// ofNetwork returns the pools of a network, oldest first. The caller holds mu.
+func (m *IPAM) ofNetwork(network string) []*pool {
+	var out []*pool
+	for _, p := range m.sorted() {
+		if p.rec.Network == network && p.id.space == spaceLocal && !p.rec.Superseded {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// ownAddress is this host's own address in a pool.
+func (p *pool) ownAddress() (netip.Addr, bool) {
+	for a, h := range p.book.held {
+		if h.name == ownName && h.heldBy(p.id.token) {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// Shared is nil if the pool of a subnet, which the newest network on it has or will
+// have, is the cluster's; else it says what to do.
+func (m *IPAM) Shared(subnet netip.Prefix) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var newest *pool
+	for _, p := range m.pools {
+		if p.id.subnet == subnet && (newest == nil || p.id.token > newest.id.token) {
+			newest = p
+		}
+	}
+	switch {
+	case newest == nil:
+		return refuse(ErrUnknownPool, "create the network with --ipam-driver as well, under the same name as -d", "subnet %s: another IPAM driver gives its addresses, which would collide between hosts", subnet)
+	case newest.book.share == nil:
+		return refuse(ErrConfig, "leave --ipam-opt domain=host out", "subnet %s: its addresses are this host's alone, and would collide between hosts", subnet)
+	}
+	return nil
+}

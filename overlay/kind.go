@@ -1,0 +1,123 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"sync"
+
+	"github.com/weft-net/weft/driver"
+	"github.com/weft-net/weft/driver/bridged"
+	"github.com/weft-net/weft/internal/directory"
+	"github.com/weft-net/weft/internal/firewall"
+	"github.com/weft-net/weft/internal/kernel"
+	"github.com/weft-net/weft/internal/ownership"
+)
+
+// DefaultPort is the UDP port of the tunnels: neither that of Docker's overlay (4789)
+// nor that of other users of the kernel's default (8472).
+const DefaultPort = 8476
+
+// Kernel is what overlay networks need of the kernel.
+type Kernel interface {
+	bridged.Kernel
+	EnsureBridge(b kernel.Bridge) (made bool, err error)
+	EnsureVXLAN(v kernel.VXLAN) (kernel.Change, error)
+	FDB(link string) ([]kernel.FDBEntry, error)
+	Neighbors(link string) ([]kernel.Neighbor, error)
+	ApplyForwarding(c kernel.ForwardingChanges) error
+	RouteTo(to netip.Addr) (kernel.Path, error)
+}
+
+// Firewall is what overlay networks tell the firewall.
+type Firewall interface {
+	bridged.Firewall
+	AddNetwork(ctx context.Context, n firewall.Network) error
+	RemoveNetwork(ctx context.Context, id string) error
+}
+
+// Directory is what the hosts know in common; see package directory.
+type Directory interface {
+	Found(ctx context.Context, n directory.Network, vni bool, wanted []uint32) (directory.Network, error)
+	Join(ctx context.Context, uuid string) (directory.Network, error)
+	Named(name string) (directory.Network, bool)
+	Attend(n directory.Network)
+	Forsake(uuid string)
+	Publish(uuid string, e directory.Endpoint)
+	Withdraw(uuid, id string)
+	Follows(uuid string) bool
+	Endpoints(uuid string) []directory.Endpoint
+}
+
+// Addresses gives this host addresses of its own on its networks.
+type Addresses interface {
+	// HostAddresses returns those that it has, TakeHostAddresses takes missing ones.
+	HostAddresses(network string) []netip.Prefix
+	TakeHostAddresses(ctx context.Context, network string) ([]netip.Prefix, error)
+	// Shared is nil for the subnet of a new network whose addresses the hosts share.
+	Shared(subnet netip.Prefix) error
+}
+
+// Config is what [New] takes. All but Directory, Port, DirectSafe and Logger are
+// required.
+type Config struct {
+	Kernel   Kernel
+	Firewall Firewall
+	Ports    bridged.Ports
+	Later    bridged.Later
+	// Directory is nil on a host that shares no store: then every network is refused.
+	Directory Directory
+	Addresses Addresses
+	// Me is this host's id, Underlay the address by which other hosts reach it, the zero
+	// address if that is not known.
+	Me       func() ownership.Host
+	Underlay func() netip.Addr
+	// Port is the UDP port of the tunnels, the same on all hosts; 0 means DefaultPort.
+	Port uint16
+	// DirectSafe is that of [bridged.Config].
+	DirectSafe func() (ok bool, why string)
+	Logger     *slog.Logger
+}
+
+// ErrAlone says that this host shares no store with others.
+var ErrAlone = errors.New("an overlay network needs a store that the hosts share")
+
+// A Kind makes overlay networks. [Kind.Run] has to run.
+type Kind struct {
+	*bridged.Endpoints
+	cfg  Config
+	log  *slog.Logger
+	wake chan struct{}
+
+	mu sync.Mutex
+	// tunnels are the networks that this host programs, by UUID.
+	tunnels map[string]*tunnel
+	dirty   map[string]bool // networks to be programmed, by UUID
+}
+
+var _ driver.Kind = (*Kind)(nil)
+
+// New makes the kind.
+func New(cfg Config) *Kind {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Port == 0 {
+		cfg.Port = DefaultPort
+	}
+	return &Kind{
+		cfg: cfg, log: cfg.Logger, wake: make(chan struct{}, 1), tunnels: map[string]*tunnel{}, dirty: map[string]bool{},
+		Endpoints: bridged.New(bridged.Config{
+			Kernel: cfg.Kernel, Firewall: cfg.Firewall, Ports: cfg.Ports, Later: cfg.Later,
+			DirectSafe: cfg.DirectSafe, Logger: cfg.Logger, Settings: settings,
+			Seed: func(n driver.Network) string { return n.Shared.UUID },
+		}),
+	}
+}
+
+// SkipGateway says that every overlay network that is not internal has a gateway, and
+// an internal one none.
+func (k *Kind) SkipGateway(_ map[string]string, internal bool) (v4, v6 bool) {
+	return internal, internal
+}

@@ -1,0 +1,279 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/weft-net/weft/driver"
+	"github.com/weft-net/weft/driver/bridged"
+	"github.com/weft-net/weft/internal/cluster"
+	"github.com/weft-net/weft/internal/directory"
+	"github.com/weft-net/weft/internal/kernel"
+)
+
+// prefixVXLAN begins the names of VXLAN devices; the network's id follows.
+const prefixVXLAN = "wx-"
+
+func device(prefix string, n driver.Network) string { return prefix + n.ID[:min(12, len(n.ID))] }
+
+// PlanNetwork checks a network and agrees with the cluster on what it is. That is the
+// one place where an overlay waits for the store.
+func (k *Kind) PlanNetwork(ctx context.Context, n driver.Network, others []driver.Network) (driver.Network, error) {
+	if k.cfg.Directory == nil {
+		return n, driver.WithHint(ErrAlone, "set WEFT_STORE on every host (docker plugin set weft:latest WEFT_STORE=etcd://…), or create a network of this host with -o mode=bridge")
+	}
+	if len(n.Subnets()) == 0 {
+		return n, fmt.Errorf("%w: an overlay network needs a subnet", driver.ErrOption)
+	}
+	if len(n.IPv4) > 1 || len(n.IPv6) > 1 {
+		return n, fmt.Errorf("%w: overlay networks don't support multiple subnets: give one --subnet for each family", driver.ErrOption)
+	}
+	for _, s := range n.Subnets() {
+		if err := k.cfg.Addresses.Shared(s.Pool); err != nil {
+			return n, fmt.Errorf("%w: %w", driver.ErrOption, err)
+		}
+	}
+	if err := bridged.OverlapNetworks(n, others); err != nil {
+		return n, err
+	}
+	if err := k.OverlapRoutes(n); err != nil {
+		return n, err
+	}
+	n.Device = device(driver.PrefixBridge, n)
+	most, err := k.mtu(n)
+	if err != nil {
+		return n, err
+	}
+	record, err := k.agree(ctx, n, most)
+	if err != nil {
+		return n, err
+	}
+	n.Shared = shared(record)
+	return n, nil
+}
+
+// mtu is what the underlay leaves for the network, or less if that is wanted.
+func (k *Kind) mtu(n driver.Network) (int, error) {
+	most := 0
+	at := k.cfg.Underlay()
+	if at.IsValid() {
+		mtu, err := k.underlayMTU(at)
+		if err != nil {
+			return 0, err
+		}
+		most = mtu - kernel.VXLANOverhead(at)
+	}
+	const ethernet = 1500
+	if most <= 0 {
+		most = ethernet - kernel.VXLANOverhead(netip.IPv6Unspecified())
+	}
+	wanted := bridged.Parse(n.Options).MTU
+	if wanted > most {
+		return 0, driver.WithHint(fmt.Errorf("%w: %s=%d: the hosts' network at %s leaves %d bytes", driver.ErrOption, bridged.OptMTU, wanted, at, most),
+			"use at most %d, or leave it out", most)
+	}
+	if wanted == 0 {
+		wanted = most
+	}
+	return wanted, bridged.CheckMTU(n, wanted)
+}
+
+// underlayMTU is the MTU of the device that has the underlay address.
+func (k *Kind) underlayMTU(at netip.Addr) (int, error) {
+	addrs, err := k.cfg.Kernel.Addresses()
+	if err != nil {
+		return 0, err
+	}
+	links, err := k.cfg.Kernel.Links()
+	if err != nil {
+		return 0, err
+	}
+	for _, a := range addrs {
+		if a.Prefix.Addr() != at {
+			continue
+		}
+		for _, l := range links {
+			if l.Index == a.Link {
+				return l.MTU, nil
+			}
+		}
+	}
+	return 0, fmt.Errorf("no device has the address %s by which other hosts reach this one: see WEFT_ADVERTISE", at)
+}
+
+// agree returns the cluster's record of the network: a new one, or with -o net=NAME the
+// one of that name.
+func (k *Kind) agree(ctx context.Context, n driver.Network, mtu int) (directory.Network, error) {
+	want := directory.Network{UUID: cluster.NewID(), Name: n.Options[optName], Mode: n.Mode, Subnets: pools(n), Options: common(n, mtu)}
+	wanted, err := parseVNIs(n.Options[optVNI])
+	if err != nil {
+		return want, err
+	}
+	for {
+		if have, ok := k.cfg.Directory.Named(want.Name); ok && want.Name != "" {
+			return k.join(ctx, want, have, n)
+		}
+		record, err := k.cfg.Directory.Found(ctx, want, true, wanted)
+		switch {
+		case err == nil:
+			return record, nil
+		case errors.Is(err, directory.ErrName) && ctx.Err() == nil:
+			if _, ok := k.cfg.Directory.Named(want.Name); ok {
+				continue // another host was faster
+			}
+		}
+		return record, explain(err)
+	}
+}
+
+// join becomes a host of a network that another one made.
+func (k *Kind) join(ctx context.Context, want, have directory.Network, n driver.Network) (directory.Network, error) {
+	if n.Options[bridged.OptMTU] == "" {
+		// The others chose; this host's underlay must bear it.
+		theirs, _ := strconv.Atoi(have.Options[bridged.OptMTU])
+		mine, _ := strconv.Atoi(want.Options[bridged.OptMTU])
+		if theirs > mine {
+			return have, driver.WithHint(fmt.Errorf("%w: network %s has an MTU of %d in the cluster, and this host's network leaves %d", driver.ErrConflict, have.Name, theirs, mine),
+				"create it anew with -o %s=%d", bridged.OptMTU, mine)
+		}
+		want.Options[bridged.OptMTU] = have.Options[bridged.OptMTU]
+	}
+	if !have.Agrees(want) {
+		return have, driver.WithHint(fmt.Errorf("%w: the cluster has a network %s of mode %s with subnets %v and options %v, this one is of mode %s with %v and %v", driver.ErrConflict,
+			have.Name, have.Mode, have.Subnets, have.Options, want.Mode, want.Subnets, want.Options), "use the same settings, or another name")
+	}
+	record, err := k.cfg.Directory.Join(ctx, have.UUID)
+	return record, explain(err)
+}
+
+// explain adds what to do.
+func explain(err error) error {
+	if errors.Is(err, directory.ErrNoStore) {
+		return driver.WithHint(fmt.Errorf("a new overlay network has to be known to all hosts: %w", err), "look at `weft store status`")
+	}
+	return err
+}
+
+// shared is what a host keeps of the cluster's record.
+func shared(r directory.Network) *driver.Shared {
+	mtu, _ := strconv.Atoi(r.Options[bridged.OptMTU]) // 0 leaves the kernel's
+	return &driver.Shared{UUID: r.UUID, VNI: r.VNI, MTU: mtu}
+}
+
+// record is what the cluster should know of a network, as this host keeps it.
+func record(n driver.Network) directory.Network {
+	return directory.Network{UUID: n.Shared.UUID, Name: n.Options[optName], Mode: n.Mode, VNI: n.Shared.VNI,
+		Subnets: pools(n), Options: common(n, n.Shared.MTU)}
+}
+
+// EnsureNetwork makes the firewall know the network, and bridge and tunnel if this host
+// takes part in it already.
+func (k *Kind) EnsureNetwork(ctx context.Context, n driver.Network) error {
+	t := k.attend(n)
+	defer t.lock()()
+	if err := k.cfg.Firewall.AddNetwork(ctx, bridged.FirewallNetwork(n, settings(n))); err != nil {
+		return err
+	}
+	if own := k.cfg.Addresses.HostAddresses(n.ID); len(own) > 0 {
+		return k.ensureTunnel(n, t, own)
+	}
+	return nil
+}
+
+// ensureTunnel makes bridge and VXLAN device and lets them be programmed.
+func (k *Kind) ensureTunnel(n driver.Network, t *tunnel, own []netip.Prefix) error {
+	b := kernel.Bridge{
+		Name: n.Device, Alias: "weft network " + n.ID, MTU: n.Shared.MTU, Addrs: own, IPv6: len(n.IPv6) > 0,
+		MAC: driver.MAC(n.Shared.UUID, own[0].Addr()), NoSnooping: true,
+		RouteLocalnet: settings(n).Publish == bridged.PublishNative && len(n.IPv4) > 0,
+	}
+	for _, s := range n.Subnets() {
+		if s.Gateway.IsValid() && !n.Internal {
+			b.Gateways = append(b.Gateways, s.Gateway)
+		}
+	}
+	if _, err := k.cfg.Kernel.EnsureBridge(b); err != nil {
+		return err
+	}
+	if !n.Internal {
+		if err := k.EnableForwarding(len(n.IPv4) > 0, len(n.IPv6) > 0); err != nil {
+			return err
+		}
+	}
+	at := k.cfg.Underlay()
+	if !at.IsValid() {
+		return fmt.Errorf("network %.12s: no address is known by which other hosts reach this one: set WEFT_ADVERTISE", n.ID)
+	}
+	v := kernel.VXLAN{
+		Name: t.vxlan, Alias: "weft network " + n.ID, VNI: n.Shared.VNI, Port: k.cfg.Port, Local: at, MTU: n.Shared.MTU, Bridge: n.Device,
+		MAC: driver.MAC(n.Shared.UUID+"/tunnel", own[0].Addr()),
+	}
+	change, err := k.cfg.Kernel.EnsureVXLAN(v)
+	if err != nil {
+		return err
+	}
+	if change == kernel.Made {
+		t.programmed = nil
+	}
+	k.publishOwn(n, own, b)
+	t.up = true
+	k.Changed(n.Shared.UUID)
+	return nil
+}
+
+// publishOwn makes this host's own addresses known: others reach it by them.
+func (k *Kind) publishOwn(n driver.Network, own []netip.Prefix, b kernel.Bridge) {
+	e := directory.Endpoint{ID: "host", MAC: b.MAC.String(), Own: true}
+	for _, p := range own {
+		e.Addrs = append(e.Addrs, p.Addr())
+	}
+	k.cfg.Directory.Publish(n.Shared.UUID, e)
+}
+
+// RemoveNetwork takes tunnel, bridge and rules away, and tells the cluster.
+func (k *Kind) RemoveNetwork(ctx context.Context, n driver.Network) error {
+	if n.Shared != nil && k.cfg.Directory != nil {
+		k.forsake(n.Shared.UUID)
+	}
+	return errors.Join(
+		k.cfg.Kernel.DeleteLink(device(prefixVXLAN, n)),
+		k.cfg.Kernel.DeleteLink(n.Device),
+		k.cfg.Firewall.RemoveNetwork(ctx, n.ID),
+	)
+}
+
+// Check compares bridge, tunnel and ports with the kernel. Entries are compared when
+// the network is ensured.
+func (k *Kind) Check(a driver.Actual, n driver.Network, eps []driver.Endpoint) []string {
+	own := k.cfg.Addresses.HostAddresses(n.ID)
+	if len(own) == 0 {
+		return nil // this host does not take part yet
+	}
+	br, ok := a.Links[n.Device]
+	if !ok {
+		return []string{fmt.Sprintf("bridge %s of network %.12s was missing", n.Device, n.ID)}
+	}
+	var out []string
+	if !br.Up {
+		out = append(out, fmt.Sprintf("bridge %s was down", n.Device))
+	}
+	for _, want := range own {
+		if !slices.ContainsFunc(a.Addresses[n.Device], func(x kernel.Address) bool { return x.Prefix == want }) {
+			out = append(out, fmt.Sprintf("bridge %s had lost its address %s", n.Device, want))
+		}
+	}
+	vx := device(prefixVXLAN, n)
+	switch l, ok := a.Links[vx]; {
+	case !ok:
+		out = append(out, fmt.Sprintf("tunnel %s of network %.12s was missing", vx, n.ID))
+	case l.Master != br.Index:
+		out = append(out, fmt.Sprintf("tunnel %s was not in bridge %s", vx, n.Device))
+	case !l.Up:
+		out = append(out, fmt.Sprintf("tunnel %s was down", vx))
+	}
+	return append(out, bridged.CheckPorts(a, br, eps)...)
+}
