@@ -25,7 +25,8 @@ func TestClusterClone(t *testing.T) {
 	if uuid, err := os.ReadFile("/sys/class/dmi/id/product_uuid"); err == nil && strings.TrimSpace(string(uuid)) != "" {
 		t.Skip("all test hosts have the firmware's UUID of this machine: what is told here is of machines that have none")
 	}
-	c := newCluster(t, clusterConfig{engines: slices.Repeat([]string{lab.DefaultEngine}, 3), members: 1})
+	engine := engines()[len(engines())-1]
+	c := newCluster(t, clusterConfig{engines: slices.Repeat([]string{engine}, 3), members: 1})
 	c.networks(cloneNet, "--subnet", cloneSubnet)
 	for _, s := range c.sites {
 		for _, name := range cloneNames() {
@@ -33,25 +34,29 @@ func TestClusterClone(t *testing.T) {
 		}
 	}
 	c.agree(cloneNet, cloneSubnet)
-	c.step("with the store up", (*cluster).cloned)
+	h1, h3 := c.sites[0], c.sites[2]
+	c.step("beside the original", func(c *cluster) { c.cloned("beside", h1, h3) })
+	c.step("before the original", func(c *cluster) { c.cloned("before", h3, h1) })
 	c.step("with the store down", (*cluster).clonedApart)
 }
 
 // cloneNames are the containers of each host: the copy's engine starts them, too.
 func cloneNames() []string { return []string{"web0", "web1", "web2"} }
 
-// cloned starts the copy beside the original.
-func (c *cluster) cloned() {
+// cloned starts original and copy while the store is up: first one of them, the other
+// when that is a member. Then both start containers of some prefix.
+func (c *cluster) cloned(prefix string, order ...*site) {
 	h1, h3 := c.sites[0], c.sites[2]
 	me, old := h1.id(), h3.id()
 	c.copied(h1, h3)
-	c.must(h1.Boot(c.Context()))
-	h1.awaken(cloneNames()...)
-	c.member(h1)
-	c.must(h3.Boot(c.Context()))
+	for _, s := range order {
+		s = s.on(c.TB)
+		c.must(s.Boot(c.Context()))
+		c.member(s)
+	}
 	c.separated(me, old)
-	c.must(h1.crowd(cloneNet, "up", 4))
-	c.must(h3.crowd(cloneNet, "up", 4))
+	c.must(h1.crowd(cloneNet, prefix, 4))
+	c.must(h3.crowd(cloneNet, prefix, 4))
 	c.agree(cloneNet, cloneSubnet)
 	c.separated(me, old)
 }
@@ -66,6 +71,7 @@ func (c *cluster) clonedApart() {
 	c.must(h3.Boot(c.Context()))
 	c.must(h1.Boot(c.Context()))
 	h1.awaken(cloneNames()...)
+	c.noneTwice()
 	h1.quick("run", "-d", "--name", "down0", "--network", cloneNet, lab.Image, "sleep", "infinity")
 	if id := h1.id(); id != me {
 		c.Errorf("the original is %s now; it was %s", id, me)
