@@ -106,6 +106,7 @@ func openSysfs() sysfs {
 	return sysfs{dir: dir}
 }
 
+// Close drops the mount.
 func (s sysfs) Close() {
 	if s.dir != nil {
 		_ = s.dir.Close() // nothing was written

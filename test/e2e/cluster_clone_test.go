@@ -81,7 +81,7 @@ func (c *cluster) clonedApart() {
 	}
 	h3.docker("create", "--name", "down0", "--network", cloneNet, lab.Image, "sleep", "infinity")
 	for _, name := range append(cloneNames(), "down0") {
-		h3.refuseWithin(patience, []string{"store"}, "start", name)
+		h3.refuseWithin(patience, []string{"the store is down"}, "start", name)
 	}
 	if own := h3.owned(cloneSubnet); own != 0 {
 		c.Errorf("the copy says that it owns %d addresses", own)
