@@ -96,7 +96,8 @@ func (m *IPAM) reachable(sh *share) error {
 	if m.cfg.Cluster == nil {
 		return fmt.Errorf("the pool is of cluster %s, and WEFT_STORE is not set", sh.rec.Store)
 	}
-	if sh.rec.Store != m.cfg.Cluster.UUID() {
+	// A host with a new id knows no store before it sees one.
+	if known := m.cfg.Cluster.UUID(); known != "" && known != sh.rec.Store {
 		return fmt.Errorf("the pool is of another store than WEFT_STORE (cluster %s)", sh.rec.Store)
 	}
 	if !m.cfg.Cluster.Up() {

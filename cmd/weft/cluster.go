@@ -31,7 +31,9 @@ func (h *house) openCluster(cfg config.Store, log func(string) *slog.Logger) err
 		return err
 	}
 	m := h.kernel.Machine()
-	id, renewed, err := cluster.LoadIdentity(h.journal, cluster.Fingerprint{Product: m.Product, Machine: m.ID, MACs: m.MACs})
+	id, renewed, err := cluster.LoadIdentity(h.journal, cluster.Fingerprint{
+		Product: m.Product, Machine: m.ID, MACs: m.MACs, Uplinks: m.Uplinks, Links: m.Links,
+	})
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -33,16 +34,47 @@ type Fingerprint struct {
 	Machine string `json:"machine,omitempty"`
 	// MACs are the permanent addresses of its network cards.
 	MACs []string `json:"macs,omitempty"`
+	// Uplinks are the addresses that somebody gave its links with a default route.
+	Uplinks []string `json:"uplinks,omitempty"`
+	// Links are the addresses of all links it has now: an uplink need not be the
+	// same at each start.
+	Links []string `json:"-"`
 }
 
-// Same reports whether two fingerprints can be of one machine. A card may come or
-// go, but not all of them at once.
-func (f Fingerprint) Same(g Fingerprint) bool {
+// Same reports whether a machine, as it is now, can be the one that is known. A card
+// may come or go, but not all of them at once. An address that can be changed says
+// something only of machines that have nothing better: to be taken for a copy costs a
+// host its addresses.
+func (f Fingerprint) Same(now Fingerprint) bool {
 	differ := func(a, b string) bool { return a != "" && b != "" && a != b }
-	if differ(f.Product, g.Product) || differ(f.Machine, g.Machine) {
+	lacks := func(known, now []string) bool {
+		return len(known) > 0 && !slices.ContainsFunc(known, func(m string) bool { return slices.Contains(now, m) })
+	}
+	if differ(f.Product, now.Product) || differ(f.Machine, now.Machine) || len(now.MACs) > 0 && lacks(f.MACs, now.MACs) {
 		return false
 	}
-	return len(f.MACs) == 0 || len(g.MACs) == 0 || slices.ContainsFunc(f.MACs, func(m string) bool { return slices.Contains(g.MACs, m) })
+	if f.firm() || now.firm() || len(now.Uplinks) == 0 {
+		return true
+	}
+	return !lacks(f.Uplinks, slices.Concat(now.Uplinks, now.Links))
+}
+
+// firm reports whether the machine has a part that nobody changes.
+func (f Fingerprint) firm() bool { return f.Product != "" || len(f.MACs) > 0 }
+
+// refreshed is what is known after a look at the same machine: what could not be read
+// this time stays.
+func (f Fingerprint) refreshed(now Fingerprint) Fingerprint {
+	list := func(now, known []string) []string {
+		if len(now) > 0 {
+			return now
+		}
+		return known
+	}
+	return Fingerprint{
+		Product: cmp.Or(now.Product, f.Product), Machine: cmp.Or(now.Machine, f.Machine),
+		MACs: list(now.MACs, f.MACs), Uplinks: list(now.Uplinks, f.Uplinks),
+	}
 }
 
 // LoadIdentity returns the journal's identity. A journal that has none, or one of
@@ -56,14 +88,12 @@ func LoadIdentity(j *journal.Journal, machine Fingerprint) (id Identity, renewed
 	id, ok := known[keyIdentity]
 	switch {
 	case !ok:
-		return Identity{ID: ownership.Host(NewID()), Machine: machine}, false, nil
+		return Identity{ID: ownership.Host(NewID()), Machine: Fingerprint{}.refreshed(machine)}, false, nil
 	case !id.Machine.Same(machine):
-		return Identity{ID: ownership.Host(NewID()), Machine: machine}, true, nil
+		return Identity{ID: ownership.Host(NewID()), Machine: Fingerprint{}.refreshed(machine)}, true, nil
 	}
 	id.Seen = max(id.Seen, known[keySeen].Seen)
-	if len(machine.MACs) > 0 {
-		id.Machine = machine
-	}
+	id.Machine = id.Machine.refreshed(machine)
 	return id, false, nil
 }
 

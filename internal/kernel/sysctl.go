@@ -16,24 +16,36 @@ import (
 // them.
 type procfs struct{ dir *os.File }
 
-// openProc makes the detached mount (Linux 5.2). Where the kernel refuses it,
-// the machine's own /proc serves.
+// openProc makes the detached mount. Where the kernel refuses it, the machine's own
+// /proc serves.
 func openProc() (*procfs, error) {
-	fs, err := unix.Fsopen("proc", unix.FSOPEN_CLOEXEC)
+	dir, err := detached("proc")
 	if err == nil {
-		defer unix.Close(fs)
-		if err = unix.FsconfigCreate(fs); err == nil {
-			var fd int
-			if fd, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0); err == nil {
-				return &procfs{dir: os.NewFile(uintptr(fd), "proc")}, nil
-			}
-		}
+		return &procfs{dir: dir}, nil
 	}
 	dir, openErr := os.Open("/proc")
 	if openErr != nil {
-		return nil, fmt.Errorf("mount proc: %w; open /proc: %w", err, openErr)
+		return nil, fmt.Errorf("%w; open /proc: %w", err, openErr)
 	}
 	return &procfs{dir: dir}, nil
+}
+
+// detached mounts a file system of the kernel's, as the calling thread's namespaces
+// show it, without a mount point (Linux 5.2).
+func detached(kind string) (*os.File, error) {
+	fs, err := unix.Fsopen(kind, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", kind, err)
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return nil, fmt.Errorf("mount %s: %w", kind, err)
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", kind, err)
+	}
+	return os.NewFile(uintptr(fd), kind), nil
 }
 
 // Close drops the mount.

@@ -4,7 +4,9 @@ package lab
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -73,17 +75,23 @@ func deleteSwitch(ctx context.Context, id string) error {
 	return err
 }
 
+// mac is the address of eth0, locally administered. It is the same at every boot, as
+// that of a card is, and no other host on the machine has it.
+func (h *Host) mac() string {
+	sum := sha256.Sum256([]byte(h.lab.ID + "/" + h.Name))
+	return net.HardwareAddr{0x02, sum[0], sum[1], sum[2], sum[3], sum[4]}.String()
+}
+
 // plugIn connects the host to the switch.
 func (h *Host) plugIn(ctx context.Context) error {
 	const port = `
 		ip link add "$0" mtu $3 type veth peer name eth0 address $2 mtu $3 netns $1
 		ip link set "$0" master br0 up`
-	mac := fmt.Sprintf("02:77:00:00:00:%02x", h.index+indexOffset)
 	mtu := 1500
 	if h.cfg.MTU > 0 {
 		mtu = h.cfg.MTU
 	}
-	if _, err := h.lab.Switch(ctx, "sh", "-ec", port, h.Name, strconv.Itoa(h.initPID()), mac, strconv.Itoa(mtu)); err != nil {
+	if _, err := h.lab.Switch(ctx, "sh", "-ec", port, h.Name, strconv.Itoa(h.initPID()), h.mac(), strconv.Itoa(mtu)); err != nil {
 		return err
 	}
 	batch := []string{
