@@ -61,6 +61,8 @@ type Network struct {
 	Internal bool `json:"internal,omitempty"`
 	// Device is the name of the bridge or other device that stands for the network.
 	Device string `json:"device,omitempty"`
+	// Tunnel is the name of the device that carries its frames to other hosts, if any.
+	Tunnel string `json:"tunnel,omitempty"`
 	// Adopted says that the device was there before and stays when the network goes.
 	Adopted bool `json:"adopted,omitempty"`
 	// AddedAddrs are the addresses that weft put on an adopted device.

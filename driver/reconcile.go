@@ -178,7 +178,7 @@ func (d *Driver) strays(actual Actual) []kernel.Link {
 	d.mu.Lock()
 	known[d.creating] = true
 	for _, n := range d.networks {
-		known[n.Device] = true
+		known[n.Device], known[n.Tunnel] = true, true
 	}
 	for _, ep := range d.endpoints {
 		known[ep.HostLink], known[ep.PeerLink] = true, true

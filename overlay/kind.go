@@ -73,6 +73,8 @@ type Config struct {
 	// address if that is not known.
 	Me       func() ownership.Host
 	Underlay func() netip.Addr
+	// Moved, if not nil, is called after Underlay changed.
+	Moved func()
 	// Port is the UDP port of the tunnels, the same on all hosts; 0 means DefaultPort.
 	Port uint16
 	// DirectSafe is that of [bridged.Config].
@@ -94,6 +96,7 @@ type Kind struct {
 	// tunnels are the networks that this host programs, by UUID.
 	tunnels map[string]*tunnel
 	dirty   map[string]bool // networks to be programmed, by UUID
+	at      netip.Addr      // the underlay address that was seen last
 }
 
 var _ driver.Kind = (*Kind)(nil)

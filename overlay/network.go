@@ -43,7 +43,7 @@ func (k *Kind) PlanNetwork(ctx context.Context, n driver.Network, others []drive
 	if err := k.OverlapRoutes(n); err != nil {
 		return n, err
 	}
-	n.Device = device(driver.PrefixBridge, n)
+	n.Device, n.Tunnel = device(driver.PrefixBridge, n), device(prefixVXLAN, n)
 	most, err := k.mtu(n)
 	if err != nil {
 		return n, err
@@ -178,6 +178,7 @@ func (k *Kind) EnsureNetwork(ctx context.Context, n driver.Network) error {
 	if err := k.cfg.Firewall.AddNetwork(ctx, bridged.FirewallNetwork(n, settings(n))); err != nil {
 		return err
 	}
+	t.programmed = nil // whatever was done, the kernel is asked
 	if own := k.cfg.Addresses.HostAddresses(n.ID); len(own) > 0 {
 		return k.ensureTunnel(n, t, own)
 	}
@@ -209,15 +210,11 @@ func (k *Kind) ensureTunnel(n driver.Network, t *tunnel, own []netip.Prefix) err
 		return fmt.Errorf("network %.12s: no address is known by which other hosts reach this one: set WEFT_ADVERTISE", n.ID)
 	}
 	v := kernel.VXLAN{
-		Name: t.vxlan, Alias: "weft network " + n.ID, VNI: n.Shared.VNI, Port: k.cfg.Port, Local: at, MTU: n.Shared.MTU, Bridge: n.Device,
+		Name: n.Tunnel, Alias: "weft network " + n.ID, VNI: n.Shared.VNI, Port: k.cfg.Port, Local: at, MTU: n.Shared.MTU, Bridge: n.Device,
 		MAC: driver.MAC(n.Shared.UUID+"/tunnel", own[0].Addr()),
 	}
-	change, err := k.cfg.Kernel.EnsureVXLAN(v)
-	if err != nil {
+	if _, err := k.cfg.Kernel.EnsureVXLAN(v); err != nil {
 		return err
-	}
-	if change == kernel.Made {
-		t.programmed = nil
 	}
 	k.publishOwn(n, own, b)
 	t.up = true
@@ -240,7 +237,7 @@ func (k *Kind) RemoveNetwork(ctx context.Context, n driver.Network) error {
 		k.forsake(n.Shared.UUID)
 	}
 	return errors.Join(
-		k.cfg.Kernel.DeleteLink(device(prefixVXLAN, n)),
+		k.cfg.Kernel.DeleteLink(n.Tunnel),
 		k.cfg.Kernel.DeleteLink(n.Device),
 		k.cfg.Firewall.RemoveNetwork(ctx, n.ID),
 	)
@@ -266,7 +263,7 @@ func (k *Kind) Check(a driver.Actual, n driver.Network, eps []driver.Endpoint) [
 			out = append(out, fmt.Sprintf("bridge %s had lost its address %s", n.Device, want))
 		}
 	}
-	vx := device(prefixVXLAN, n)
+	vx := n.Tunnel
 	switch l, ok := a.Links[vx]; {
 	case !ok:
 		out = append(out, fmt.Sprintf("tunnel %s of network %.12s was missing", vx, n.ID))

@@ -17,9 +17,8 @@ const again = time.Second
 
 // tunnel is one network that this host programs.
 type tunnel struct {
-	mu            sync.Mutex // one change of it at a time
-	id, uuid      string
-	bridge, vxlan string
+	mu  sync.Mutex // one change of it at a time
+	net driver.Network
 	// up says that bridge and device are there.
 	up bool
 	// programmed is what the kernel has, nil if it has to be asked.
@@ -31,12 +30,20 @@ func (t *tunnel) lock() (unlock func()) {
 	return t.mu.Unlock
 }
 
+// Attend follows a network of an earlier process. All of them have to be attended
+// before the directory runs: it takes what is not for left over.
+func (k *Kind) Attend(n driver.Network) {
+	if k.cfg.Directory != nil && n.Shared != nil {
+		k.attend(n)
+	}
+}
+
 // attend follows a network from now on.
 func (k *Kind) attend(n driver.Network) *tunnel {
 	k.mu.Lock()
 	t := k.tunnels[n.Shared.UUID]
 	if t == nil {
-		t = &tunnel{id: n.ID, uuid: n.Shared.UUID, bridge: n.Device, vxlan: device(prefixVXLAN, n)}
+		t = &tunnel{net: n}
 		k.tunnels[n.Shared.UUID] = t
 		k.cfg.Directory.Attend(record(n))
 	}
@@ -71,16 +78,16 @@ func (k *Kind) Changed(uuid string) {
 
 // Run programs what the directory says until ctx ends.
 func (k *Kind) Run(ctx context.Context) error {
-	retry := time.NewTimer(again)
+	retry := time.NewTicker(again)
 	defer retry.Stop()
 	for {
+		k.followUnderlay(ctx)
 		for _, uuid := range k.takeDirty() {
 			if err := k.program(uuid, false); err != nil {
 				k.log.Error("program a network's entries; it is tried again", "network", uuid, "err", err)
 				k.mu.Lock()
 				k.dirty[uuid] = true
 				k.mu.Unlock()
-				retry.Reset(again)
 			}
 		}
 		select {
@@ -88,6 +95,33 @@ func (k *Kind) Run(ctx context.Context) error {
 			return nil
 		case <-k.wake:
 		case <-retry.C:
+		}
+	}
+}
+
+// followUnderlay moves the tunnels when this host has another underlay address.
+func (k *Kind) followUnderlay(ctx context.Context) {
+	if k.cfg.Directory == nil {
+		return
+	}
+	at := k.cfg.Underlay()
+	k.mu.Lock()
+	moved := at.IsValid() && k.at.IsValid() && at != k.at
+	if at.IsValid() {
+		k.at = at
+	}
+	tunnels := slices.Collect(maps.Values(k.tunnels))
+	k.mu.Unlock()
+	if !moved {
+		return
+	}
+	k.log.Info("other hosts reach this one at another address", "address", at)
+	if k.cfg.Moved != nil {
+		k.cfg.Moved()
+	}
+	for _, t := range tunnels {
+		if err := k.EnsureNetwork(ctx, t.net); err != nil {
+			k.log.Error("move a tunnel; reconcile tries again", "network", t.net.ID, "err", err)
 		}
 	}
 }
@@ -124,7 +158,7 @@ func (k *Kind) program(uuid string, whole bool) error {
 		}
 		t.programmed = &have
 	}
-	want := forwarding(place{bridge: t.bridge, vxlan: t.vxlan, local: k.cfg.Underlay()}, k.cfg.Me(), k.cfg.Directory.Endpoints(uuid))
+	want := forwarding(place{bridge: t.net.Device, vxlan: t.net.Tunnel, local: k.cfg.Underlay()}, k.cfg.Me(), k.cfg.Directory.Endpoints(uuid))
 	changes := kernel.DiffForwarding(want, *t.programmed)
 	if changes.Len() == 0 {
 		return nil
@@ -139,10 +173,10 @@ func (k *Kind) program(uuid string, whole bool) error {
 
 // entries asks the kernel.
 func (k *Kind) entries(t *tunnel) (kernel.Forwarding, error) {
-	fdb, err := k.cfg.Kernel.FDB(t.vxlan)
+	fdb, err := k.cfg.Kernel.FDB(t.net.Tunnel)
 	if err != nil {
 		return kernel.Forwarding{}, err
 	}
-	neighbors, err := k.cfg.Kernel.Neighbors(t.bridge)
+	neighbors, err := k.cfg.Kernel.Neighbors(t.net.Device)
 	return kernel.Forwarding{FDB: fdb, Neighbors: neighbors}, err
 }

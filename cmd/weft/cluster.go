@@ -10,6 +10,7 @@ import (
 	"github.com/weft-net/weft/internal/admin"
 	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/config"
+	"github.com/weft-net/weft/internal/directory"
 	"github.com/weft-net/weft/internal/journal"
 	"github.com/weft-net/weft/internal/ownership"
 	"github.com/weft-net/weft/internal/store"
@@ -19,13 +20,15 @@ import (
 var errAlone = errors.New("this host is on its own: it has no WEFT_STORE")
 
 // openCluster makes this host a member, if there is a store.
-func (h *house) openCluster(cfg config.Store, log func(string) *slog.Logger) error {
-	if cfg.Endpoints == "" {
+func (h *house) openCluster(cfg config.Config, log func(string) *slog.Logger) error {
+	h.advertise = cfg.Advertise
+	if cfg.Store.Endpoints == "" {
 		return nil
 	}
 	var err error
 	h.store, err = store.Open(store.Config{
-		Endpoints: cfg.Endpoints, CA: cfg.CA, Cert: cfg.Cert, Key: cfg.Key, User: cfg.User, Password: cfg.Password, Logger: log("store"),
+		Endpoints: cfg.Store.Endpoints, CA: cfg.Store.CA, Cert: cfg.Store.Cert, Key: cfg.Store.Key,
+		User: cfg.Store.User, Password: cfg.Store.Password, Logger: log("store"),
 	})
 	if err != nil {
 		return err
@@ -47,9 +50,13 @@ func (h *house) openCluster(cfg config.Store, log func(string) *slog.Logger) err
 		Renew: func(ctx context.Context, op journal.Op, id ownership.Host) error {
 			return h.ipam.Renew(ctx, op, id)
 		},
-		OnChange: func() { h.ipam.Poke() },
-		Answers:  h.kernel.Answers,
+		OnChange: func() {
+			h.ipam.Poke()
+			h.directory.Poke()
+		},
+		Answers: h.kernel.Answers,
 	})
+	h.directory = directory.New(directory.Config{Cluster: h.cluster, OnChange: func(uuid string) { h.overlay.Changed(uuid) }, Logger: log("directory")})
 	h.identity = id
 	return nil
 }
@@ -69,14 +76,45 @@ func (h *house) settleIdentity(ctx context.Context) error {
 
 // describe is what other hosts want to know about this one.
 func (h *house) describe() cluster.Host {
-	out := cluster.Host{Routes: h.onLink()}
+	return cluster.Host{Routes: h.onLink(), Address: h.underlay()}
+}
+
+// underlay is the address by which other hosts reach this one: WEFT_ADVERTISE, or that
+// from which this host would send to the world; the zero address if there is none now.
+func (h *house) underlay() netip.Addr {
+	if a, err := netip.ParseAddr(h.advertise); err == nil {
+		return a.Unmap()
+	}
+	if h.advertise != "" {
+		return h.addressOf(h.advertise)
+	}
 	for _, far := range []string{"192.0.2.1", "2001:db8::1"} {
 		if a, err := h.kernel.Source(netip.MustParseAddr(far)); err == nil {
-			out.Address = a
-			break
+			return a
 		}
 	}
-	return out
+	return netip.Addr{}
+}
+
+// addressOf is the first address of a device, IPv4 before IPv6, that is good beyond
+// its link.
+func (h *house) addressOf(device string) netip.Addr {
+	link, err := h.kernel.LinkByName(device)
+	if err != nil {
+		return netip.Addr{}
+	}
+	addrs, err := h.kernel.Addresses()
+	if err != nil {
+		return netip.Addr{}
+	}
+	var found netip.Addr
+	for _, a := range addrs {
+		addr := a.Prefix.Addr()
+		if a.Link == link.Index && !addr.IsLinkLocalUnicast() && (!found.IsValid() || found.Is6() && addr.Is4()) {
+			found = addr
+		}
+	}
+	return found
 }
 
 func (h *house) hosts(context.Context) ([]cluster.HostView, error) {

@@ -101,6 +101,9 @@ func (h *house) ipamHolders(ctx context.Context) (ipam.Holders, error) {
 		for _, s := range n.Subnets() {
 			held.Subnets[s.Pool] = true
 		}
+		for _, own := range h.ipam.HostAddresses(n.ID) {
+			held.Addresses[own.Addr()] = true
+		}
 	}
 	return ipam.Holders{Addresses: held.Addresses, Subnets: held.Subnets, At: held.At}, nil
 }

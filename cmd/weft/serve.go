@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/weft-net/weft/bridge"
 	"github.com/weft-net/weft/driver"
@@ -22,6 +23,7 @@ import (
 	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/config"
 	"github.com/weft-net/weft/internal/daemon"
+	"github.com/weft-net/weft/internal/directory"
 	"github.com/weft-net/weft/internal/engine"
 	"github.com/weft-net/weft/internal/firewall"
 	"github.com/weft-net/weft/internal/hostport"
@@ -29,6 +31,7 @@ import (
 	"github.com/weft-net/weft/internal/kernel"
 	"github.com/weft-net/weft/internal/store"
 	"github.com/weft-net/weft/ipam"
+	"github.com/weft-net/weft/overlay"
 	"github.com/weft-net/weft/plugin"
 )
 
@@ -102,11 +105,16 @@ type house struct {
 	driver   *driver.Driver
 	ipam     *ipam.IPAM
 
+	overlay *overlay.Kind
+
+	advertise string // WEFT_ADVERTISE
+
 	// Only with WEFT_STORE.
-	store    *store.Store
-	cluster  *cluster.Cluster
-	identity cluster.Identity
-	renewed  bool // the journal was another machine's
+	store     *store.Store
+	cluster   *cluster.Cluster
+	identity  cluster.Identity
+	directory *directory.Directory
+	renewed   bool // the journal was another machine's
 }
 
 // serve listens first, so that the engine's ten seconds are kept, then takes up
@@ -141,6 +149,9 @@ func serve(ctx context.Context, f serveFlags) (retErr error) {
 	if err := h.driver.Restore(ctx); err != nil {
 		return errors.Join(err, listener.Close())
 	}
+	for _, n := range h.driver.Networks() {
+		h.overlay.Attend(n)
+	}
 	if err := h.settleIdentity(ctx); err != nil {
 		return errors.Join(err, listener.Close())
 	}
@@ -159,6 +170,7 @@ func serve(ctx context.Context, f serveFlags) (retErr error) {
 		daemon.Task{Name: "engine", Run: h.engine.Run},
 		daemon.Task{Name: "ipam", Run: h.ipam.Run},
 		daemon.Task{Name: "cluster", Run: h.runCluster},
+		daemon.Task{Name: "overlay", Run: h.overlay.Run},
 		daemon.Task{Name: "later", Run: h.later.Run},
 	)
 }
@@ -194,24 +206,37 @@ func open(ctx context.Context, cfg config.Config, f serveFlags, log *slog.Logger
 	if err != nil {
 		return nil, err
 	}
-	kinds := map[string]driver.Kind{
+	if err := h.openCluster(cfg, part); err != nil { //nolint:contextcheck // the store lives until close
+		return nil, err
+	}
+	if h.ipam, err = h.openIPAM(cfg, blind, part("ipam")); err != nil {
+		return nil, err
+	}
+	h.driver, err = driver.New(driver.Config{
+		Journal: h.journal, Kernel: h.kernel, Firewall: h.firewall, Kinds: h.kinds(cfg, part),
+		Scope: cfg.Scope, Holders: h.holders, Blind: h.mayNotSweep(blind), Logger: part("driver"),
+	})
+	return h, err
+}
+
+// kinds are the modes that networks have. Without a store the overlay only says what
+// is missing.
+func (h *house) kinds(cfg config.Config, part func(string) *slog.Logger) map[string]driver.Kind {
+	over := overlay.Config{
+		Kernel: h.kernel, Firewall: h.firewall, Ports: h.ports, Later: h.later, DirectSafe: h.engine.DirectSafe,
+		Addresses: h.ipam, Underlay: h.underlay, Port: cfg.VXLANPort, Logger: part("overlay"),
+	}
+	if h.cluster != nil {
+		over.Directory, over.Me, over.Moved = h.directory, h.cluster.Me, h.cluster.Wake
+	}
+	h.overlay = overlay.New(over)
+	return map[string]driver.Kind{
+		"overlay": h.overlay,
 		"bridge": bridge.New(bridge.Config{
 			Kernel: h.kernel, Firewall: h.firewall, Ports: h.ports, Later: h.later,
 			Seed: h.hostID, DirectSafe: h.engine.DirectSafe, Logger: part("bridge"),
 		}),
 	}
-	h.driver, err = driver.New(driver.Config{
-		Journal: h.journal, Kernel: h.kernel, Firewall: h.firewall, Kinds: kinds,
-		Scope: cfg.Scope, Holders: h.holders, Blind: h.mayNotSweep(blind), Logger: part("driver"),
-	})
-	if err != nil {
-		return nil, err
-	}
-	if err := h.openCluster(cfg.Store, part); err != nil { //nolint:contextcheck // the store lives until close
-		return nil, err
-	}
-	h.ipam, err = h.openIPAM(cfg, blind, part("ipam"))
-	return h, err
 }
 
 // close frees everything of this process and nothing of the kernel's state:
@@ -236,13 +261,16 @@ func (h *house) close() error {
 	return errors.Join(errs...)
 }
 
-// runCluster keeps the membership; a host on its own has none.
+// runCluster keeps the membership and the directory; a host on its own has none.
 func (h *house) runCluster(ctx context.Context) error {
 	if h.cluster == nil {
 		<-ctx.Done()
 		return nil
 	}
-	return h.cluster.Run(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return h.cluster.Run(ctx) })
+	g.Go(func() error { return h.directory.Run(ctx) })
+	return g.Wait()
 }
 
 // reconcile runs the driver's loop with hints from the kernel and the firewall.

@@ -12,8 +12,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -31,6 +33,12 @@ type Config struct {
 	// Store says which store the hosts of a cluster share; a zero one means that this
 	// host is alone. Package store gives it its meaning.
 	Store Store
+	// Advertise is the address, or the network device with the address, by which other
+	// hosts reach this one; empty for that of the default route.
+	Advertise string
+	// VXLANPort is the UDP port of overlay networks, the same on all hosts; 0 for the
+	// default.
+	VXLANPort uint16
 }
 
 // Store is the text of the settings WEFT_STORE and WEFT_STORE_*.
@@ -57,6 +65,8 @@ func Settings() []Setting {
 		{"WEFT_STORE_KEY", "", "PEM file with the key of WEFT_STORE_CERT, below /var/lib", file(func(c *Config) *string { return &c.Store.Key })},
 		{"WEFT_STORE_USER", "", "user name for the store", func(c *Config, v string) error { c.Store.User = v; return nil }},
 		{"WEFT_STORE_PASSWORD", "", "password for the store", func(c *Config, v string) error { c.Store.Password = v; return nil }},
+		{"WEFT_ADVERTISE", "", "address or network device by which other hosts reach this one; empty for that of the default route", setAdvertise},
+		{"WEFT_VXLAN_PORT", "8476", "UDP port of overlay networks, the same on all hosts", setVXLANPort},
 	}
 }
 
@@ -91,6 +101,26 @@ func setScope(c *Config, v string) error {
 
 func setPools(c *Config, v string) error {
 	c.Pools = v
+	return nil
+}
+
+// setAdvertise takes an address, or what could be the name of a device.
+func setAdvertise(c *Config, v string) error {
+	if a, err := netip.ParseAddr(v); err == nil && (a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || a.Zone() != "") {
+		return errors.New("use a unicast address of this host that other hosts reach")
+	} else if err != nil && (len(v) > 15 || strings.ContainsAny(v, "/: \t")) {
+		return errors.New("use an address of this host, or the name of the network device that has it")
+	}
+	c.Advertise = v
+	return nil
+}
+
+func setVXLANPort(c *Config, v string) error {
+	n, err := strconv.ParseUint(v, 10, 16)
+	if err != nil || n < 1024 || n > 49151 {
+		return errors.New("use 1024 to 49151")
+	}
+	c.VXLANPort = uint16(n)
 	return nil
 }
 
