@@ -50,7 +50,11 @@ func (f *Fake) EnsureVXLAN(v VXLAN) (Change, error) {
 		}
 	}
 	for _, other := range f.sorted() {
-		if o := other.vxlan; o.VNI == v.VNI && o.Port == v.Port && o.Local.Is4() == v.Local.Is4() {
+		if o := other.vxlan; o.VNI == v.VNI && o.Port == v.Port && sameFamily(o.Local, v.Local) {
+			if other.Group == DoomedGroup {
+				f.delete(other.Name)
+				continue
+			}
 			return Kept, fmt.Errorf("VXLAN device %s: VNI %d on UDP port %d %w by device %s: give the network another VNI or delete that device",
 				v.Name, v.VNI, v.Port, ErrVNIInUse, other.Name)
 		}
