@@ -73,6 +73,26 @@ func (h *tunnelHost) ping(t *testing.T, to string) time.Duration {
 	return time.Since(begin)
 }
 
+// ready waits until the host has its own addresses. The kernel takes IPv6 packets
+// only after the event for the bridge's carrier, which comes with the first
+// port, some milliseconds after it on a busy machine.
+func (h *tunnelHost) ready(t *testing.T, own ...string) {
+	t.Helper()
+	inSandbox(t, h.path, "link", "set", "lo", "up")
+	end := time.Now().Add(10 * time.Second)
+	for _, to := range own {
+		h.do(func() {
+			for ok := false; !ok; {
+				var err error
+				if ok, err = h.k.Answers(addr(to), 100*time.Millisecond); err != nil || !ok && time.Now().After(end) {
+					t.Errorf("host %d: own address %s is not ready, %v", h.n, to, err)
+					return
+				}
+			}
+		})
+	}
+}
+
 // join makes the host take part in the network.
 func (h *tunnelHost) join(t *testing.T, underlay netip.Addr) {
 	t.Helper()
@@ -120,6 +140,7 @@ func TestTunnelPath(t *testing.T) {
 				}
 				inSandbox(t, h.path, "link", "set", "u0", "up")
 				h.join(t, at(h.n))
+				h.ready(t, fmt.Sprintf("fd05::10%d", h.n), at(h.n).String())
 			}
 			entriesOf := func(n int) kernel.Forwarding {
 				return remote(n, at(n).String(), fmt.Sprintf("10.5.0.10%d", n), fmt.Sprintf("fd05::10%d", n))
