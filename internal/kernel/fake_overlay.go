@@ -127,7 +127,7 @@ func (f *Fake) ApplyForwarding(c ForwardingChanges) error {
 		}
 		return l
 	}
-	added := map[place]bool{}
+	added := c.Add.places()
 	for _, e := range c.Add.FDB {
 		if err := e.check(); err != nil {
 			errs = append(errs, err)
@@ -136,7 +136,6 @@ func (f *Fake) ApplyForwarding(c ForwardingChanges) error {
 		}
 	}
 	for _, n := range c.Add.Neighbors {
-		added[n.place()] = true
 		if err := n.check(); err != nil {
 			errs = append(errs, err)
 		} else if l := link(n.Link); l != nil {
@@ -151,7 +150,7 @@ func (f *Fake) ApplyForwarding(c ForwardingChanges) error {
 		l := f.links[e.Link]
 		if err := e.check(); err != nil {
 			errs = append(errs, err)
-		} else if l != nil && l.fdb[e.place()] == e {
+		} else if l != nil && !added[e.place()] && l.fdb[e.place()] == e {
 			delete(l.fdb, e.place())
 		}
 	}

@@ -227,6 +227,39 @@ func TestGatewayIsNoSender(t *testing.T) {
 	}
 }
 
+// TestNeighborsStay while ports of the bridge come and go: its MAC is fixed, and
+// so are its neighbours and its MTU.
+func TestNeighborsStay(t *testing.T) {
+	host := inNamespace(t)
+	tunnel(t, host)
+	if _, err := host.EnsureBridge(kernel.Bridge{Name: "wf-1", IPv6: true, MTU: 1400}); err != nil {
+		t.Fatal(err)
+	}
+	f := remote(1, "192.0.2.2", "10.5.0.11", "fd05::11")
+	if err := host.ApplyForwarding(kernel.ForwardingChanges{Add: f}); err != nil {
+		t.Fatal(err)
+	}
+	if err := host.AddVeth(kernel.Veth{Host: "wv-1", Peer: "wp-1", Bridge: "wf-1", MTU: 1300}); err != nil {
+		t.Fatal(err)
+	}
+	change, err := host.EnsureVXLAN(kernel.VXLAN{Name: "wx-1", VNI: 8, Port: 4790, Local: addr("192.0.2.1"), Bridge: "wf-1"})
+	if err != nil || change != kernel.Made {
+		t.Fatalf("%d, %v", change, err)
+	}
+	for _, name := range []string{"wx-1", "wv-1"} {
+		if err := host.DeleteLink(name); err != nil {
+			t.Fatal(err)
+		}
+		neighbors, err := host.Neighbors("wf-1")
+		if err != nil || len(neighbors) != 2 {
+			t.Errorf("without %s: %v, %v", name, neighbors, err)
+		}
+		if l, err := host.LinkByName("wf-1"); err != nil || l.MTU != 1400 {
+			t.Errorf("without %s: MTU %d, %v", name, l.MTU, err)
+		}
+	}
+}
+
 // TestWatchAddress gets a hint when an address of the underlay changes.
 func TestWatchAddress(t *testing.T) {
 	host := inNamespace(t)

@@ -176,6 +176,8 @@ func tunnelSteps() []tunnelStep {
 		apply("again", none, flood("192.0.2.3", "192.0.2.99")),
 		apply("the container moves", remote(1, "192.0.2.3"), kernel.Forwarding{FDB: one.FDB[:1]}),
 		apply("the address gets another container", remote(2, "192.0.2.2", "10.5.0.11"), kernel.Forwarding{Neighbors: one.Neighbors[:1]}),
+		apply("what is added and deleted stays", one, one),
+		apply("one of several hosts, too", flood("192.0.2.2"), flood("192.0.2.2", "192.0.2.4")),
 		apply("unknown things go", none, remote(77, "192.0.2.2", "10.5.0.77", "fd05::77")),
 		apply("things of no device go", none, kernel.Forwarding{FDB: []kernel.FDBEntry{{Link: "gone", MAC: station(1)}},
 			Neighbors: []kernel.Neighbor{{Link: "gone", IP: addr("10.5.0.9"), MAC: station(1)}}}),
