@@ -40,7 +40,7 @@ func TestForwarding(t *testing.T) {
 		want []string
 	}{
 		"nobody":          {},
-		"this host's own": {eps: []directory.Endpoint{peer("me", "192.0.2.1", "e", m2, 1, "10.0.0.2")}},
+		"this host's own": {eps: []directory.Endpoint{peer("me", "192.0.2.1", "e", m2, 1, "10.0.0.2")}, want: []string{"neigh 10.0.0.2 dev wf-1 lladdr " + m2}},
 		"one of each family": {
 			eps: []directory.Endpoint{peer("b", "192.0.2.2", "e", m2, 1, "10.0.0.2", "fd00::2")},
 			want: []string{"fdb 00:00:00:00:00:00 dev wx-1 dst 192.0.2.2", "fdb " + m2 + " dev wx-1 dst 192.0.2.2", "fdb " + m2 + " dev wx-1 master",
@@ -53,7 +53,7 @@ func TestForwarding(t *testing.T) {
 		},
 		"an address that this host's container has": {
 			eps:  []directory.Endpoint{peer("me", "192.0.2.1", "e", m2, 1, "10.0.0.2"), peer("b", "192.0.2.2", "f", m2, 2, "10.0.0.2")},
-			want: []string{"fdb 00:00:00:00:00:00 dev wx-1 dst 192.0.2.2"},
+			want: []string{"fdb 00:00:00:00:00:00 dev wx-1 dst 192.0.2.2", "neigh 10.0.0.2 dev wf-1 lladdr " + m2},
 		},
 		"a host of the other family, one without an address, and one without a MAC": {
 			eps: []directory.Endpoint{peer("b", "2001:db8::2", "e", m2, 1, "10.0.0.2"), peer("c", "", "e", m2, 2, "10.0.0.2"), peer("d", "192.0.2.4", "e", "x", 3, "10.0.0.2")},
