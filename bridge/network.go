@@ -279,7 +279,10 @@ func (k *Kind) Check(a driver.Actual, n driver.Network, eps []driver.Endpoint) [
 		if l.Master != br.Index {
 			out = append(out, fmt.Sprintf("link %s of endpoint %.12s was not in bridge %s", l.Name, ep.ID, n.Device))
 		}
-		if !l.Up {
+		switch {
+		case ep.Off && l.Up:
+			out = append(out, fmt.Sprintf("link %s of endpoint %.12s was up, and its address belongs to another host", l.Name, ep.ID))
+		case !ep.Off && !l.Up:
 			out = append(out, fmt.Sprintf("link %s of endpoint %.12s was down", l.Name, ep.ID))
 		}
 	}

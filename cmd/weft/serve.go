@@ -210,8 +210,11 @@ func open(ctx context.Context, cfg config.Config, f serveFlags, log *slog.Logger
 	if err := h.openCluster(cfg.Store, part); err != nil { //nolint:contextcheck // the store lives until close
 		return nil, err
 	}
-	h.ipam, err = h.openIPAM(cfg, blind, part("ipam"))
-	return h, err
+	if h.ipam, err = h.openIPAM(cfg, blind, part("ipam")); err != nil {
+		return nil, err
+	}
+	h.tellConflicts() // those of an earlier run, before a link is made or mended
+	return h, nil
 }
 
 // close frees everything of this process and nothing of the kernel's state:
