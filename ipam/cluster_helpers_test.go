@@ -29,6 +29,7 @@ type member struct {
 	leader  bool // Swarm's leader gives the addresses
 	cluster *cluster.Cluster
 	journal *journal.Journal
+	told    atomic.Pointer[[]ipam.Conflict] // what Conflicts said when OnConflict was called
 	stop    func()
 }
 
@@ -64,7 +65,10 @@ func (m *member) start() {
 		Renew:    func(ctx context.Context, op journal.Op, id ownership.Host) error { return book.Renew(ctx, op, id) },
 		OnChange: func() { book.Poke() },
 	})
-	book, err = ipam.New(ipam.Config{Journal: m.journal, Seed: seed, Cluster: m.cluster, Leader: m.leader})
+	book, err = ipam.New(ipam.Config{Journal: m.journal, Seed: seed, Cluster: m.cluster, Leader: m.leader, OnConflict: func() {
+		now := book.Conflicts()
+		m.told.Store(&now)
+	}})
 	fatal(err)
 	m.IPAM = book
 	ctx, cancel := context.WithCancel(context.Background())
