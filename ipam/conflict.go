@@ -134,7 +134,7 @@ func (m *IPAM) claimConflicts(ctx context.Context, sh *share) (asks []func()) {
 	}
 	foreign, began, ended := sh.conflicts.look(sh.book, m.leaders)
 	for _, a := range began {
-		m.cfg.Logger.Error("an address is in use here and belongs to another host: it is off the network until you restart what has it",
+		m.cfg.Logger.Error("an address is in use here and belongs to another host: restart what has it; until then weft keeps its endpoint off the network",
 			"address", a, "name", sh.book.held[a].name, "owner", m.cfg.Cluster.Name(sh.conflicts[a].owner))
 	}
 	for _, a := range ended {

@@ -67,7 +67,7 @@ func statusCommand() *cobra.Command {
 		fmt.Fprintf(w, "Engine:\t%s\n", engine)
 		printCluster(w, s.Store)
 		if len(s.Conflicts) > 0 {
-			fmt.Fprintf(w, "CONFLICTS:\t%s: in use here, and given to another host: off the network until you restart what has them\n", words(s.Conflicts))
+			fmt.Fprintf(w, "CONFLICTS:\t%s: in use here, and given to another host: restart what has them; until then weft keeps its endpoints with them off the network\n", words(s.Conflicts))
 		}
 		fmt.Fprintf(w, "Networks:\t%d\n", s.Networks)
 		fmt.Fprintf(w, "Endpoints:\t%d (%d in a container)\n", s.Endpoints, s.Joined)
