@@ -74,8 +74,10 @@ type Driver struct {
 	networks  map[string]Network
 	endpoints map[string]Endpoint
 	creating  string // device of the network in creation, one at a time
+	conflicts map[Conflict]bool
 
-	locks keyed // one lock a network, one an endpoint
+	wake  chan struct{} // for Run: the conflicts changed
+	locks keyed         // one lock a network, one an endpoint
 	leaks leakBook
 	stats Stats
 }
@@ -110,7 +112,7 @@ func New(cfg Config) (*Driver, error) {
 	return &Driver{
 		cfg: cfg, log: cfg.Logger, now: cfg.Now, started: cfg.Now(),
 		networks: map[string]Network{}, endpoints: map[string]Endpoint{},
-		leaks: leakBook{missing: map[string]time.Time{}},
+		wake: make(chan struct{}, 1), leaks: leakBook{missing: map[string]time.Time{}},
 	}, nil
 }
 
@@ -176,6 +178,7 @@ func (d *Driver) endpoint(network, id string) (Endpoint, error) {
 	if !ok || ep.Network != network {
 		return Endpoint{}, unknownEndpoint(id)
 	}
+	ep.Off = d.isOff(ep)
 	return ep, nil
 }
 
@@ -196,6 +199,7 @@ func (d *Driver) Endpoints(network string) []Endpoint {
 	var out []Endpoint
 	for _, ep := range d.endpoints {
 		if network == "" || ep.Network == network {
+			ep.Off = d.isOff(ep)
 			out = append(out, ep)
 		}
 	}
@@ -230,7 +234,11 @@ func (d *Driver) saveEndpoint(ctx context.Context, ep Endpoint) error {
 	}
 	d.mu.Lock()
 	d.endpoints[ep.ID] = ep
+	late := ep.Off != d.isOff(ep)
 	d.mu.Unlock()
+	if late { // its link was made by what was known before
+		d.poke()
+	}
 	return nil
 }
 
