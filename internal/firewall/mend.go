@@ -23,7 +23,7 @@ func (n *NFT) take(ctx context.Context, s *step) error {
 		return n.uninstall(ctx)
 	case n.active && n.tunnels.fits(s.tunnel()):
 		c := s.change()
-		if !n.tunnels.loaded {
+		if !n.tunnels.loaded { // the kernel refused the other table
 			c = c.of(hostTable())
 		}
 		err := n.tables.apply(c)

@@ -37,7 +37,7 @@ func overlayNetwork() Network {
 	return n
 }
 
-func newOverlayLab(t *testing.T, brNetfilter bool) *overlayLab {
+func newOverlayLab(t testing.TB, brNetfilter bool) *overlayLab {
 	t.Helper()
 	l := &overlayLab{}
 	for i := range l.hosts {
@@ -104,7 +104,7 @@ func (l *overlayLab) join(i int) error {
 	}})
 }
 
-func (l *overlayLab) until(t *testing.T, what string, ok func() bool) {
+func (l *overlayLab) until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); !ok(); {
 		if time.Now().After(end) {
