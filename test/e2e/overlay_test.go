@@ -27,6 +27,11 @@ func TestOverlay(t *testing.T) {
 		return nil
 	})
 	c.step("everybody reaches everybody", (*cluster).meshed)
+	for _, s := range c.sites {
+		if out := s.sh("nft list set bridge weft gw4"); !strings.Contains(out, ". 10.60.0.1 }") {
+			s.Errorf("the gateway is not kept out of the tunnel:\n%s", out)
+		}
+	}
 }
 
 // meshed: every container and every host reaches every container.
