@@ -190,12 +190,7 @@ func (k *Kind) ensureTunnel(n driver.Network, t *tunnel, own []netip.Prefix) err
 	b := kernel.Bridge{
 		Name: n.Device, Alias: "weft network " + n.ID, MTU: n.Shared.MTU, Addrs: own, IPv6: len(n.IPv6) > 0,
 		MAC: driver.MAC(n.Shared.UUID, own[0].Addr()), NoSnooping: true,
-		RouteLocalnet: settings(n).Publish == bridged.PublishNative && len(n.IPv4) > 0,
-	}
-	for _, s := range n.Subnets() {
-		if s.Gateway.IsValid() && !n.Internal {
-			b.Gateways = append(b.Gateways, s.Gateway)
-		}
+		RouteLocalnet: settings(n).Publish == bridged.PublishNative && len(n.IPv4) > 0, Gateways: bridged.Gateways(n),
 	}
 	if _, err := k.cfg.Kernel.EnsureBridge(b); err != nil {
 		return err

@@ -212,6 +212,9 @@ func TestLife(t *testing.T) {
 	if strings.Contains(a.kernel.Dump(), "wf-") {
 		t.Fatalf("a host without an endpoint takes part:\n%s", a.kernel.Dump())
 	}
+	if want := fmt.Sprintf("gw4 %q . 10.60.0.1\n", "wx-"+id("a")[:12]); !strings.Contains(a.fw.Dump(), want) {
+		t.Errorf("the firewall is not told %q:\n%s", want, a.fw.Dump())
+	}
 	ep := a.container("c", "a", "10.60.0.5/24")
 	b.container("d", "b", "10.60.0.6/24")
 	b.until("a's container", b.programs("neigh 10.60.0.5", ep.MAC))

@@ -101,7 +101,10 @@ func (e *Endpoints) Facts(n driver.Network, eps []driver.Endpoint) firewall.Fact
 
 // FirewallNetwork is what the firewall is told of a network.
 func FirewallNetwork(n driver.Network, s Settings) firewall.Network {
-	out := firewall.Network{ID: n.ID, Bridge: n.Device, Internal: n.Internal, ICC: s.ICC, Masquerade: s.Masquerade, Trusted: s.Trusted}
+	out := firewall.Network{ID: n.ID, Bridge: n.Device, Internal: n.Internal, ICC: s.ICC, Masquerade: s.Masquerade, Trusted: s.Trusted, Tunnel: n.Tunnel}
+	if n.Tunnel != "" {
+		out.Gateways = Gateways(n)
+	}
 	for _, sub := range n.IPv4 {
 		out.IPv4 = append(out.IPv4, firewall.Family{Subnet: sub.Pool, Mode: s.Mode4, SNAT: s.Host4})
 	}

@@ -22,6 +22,18 @@ func OverlapNetworks(n driver.Network, others []driver.Network) error {
 	return nil
 }
 
+// Gateways are the gateways' addresses that the bridge of a network has: none if it is
+// internal.
+func Gateways(n driver.Network) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range n.Subnets() {
+		if s.Gateway.IsValid() && !n.Internal {
+			out = append(out, s.Gateway)
+		}
+	}
+	return out
+}
+
 func family(p netip.Prefix) string {
 	if p.Addr().Is4() {
 		return "IPv4"

@@ -57,6 +57,8 @@ type FirewallStatus struct {
 	IPv6   string `json:"ipv6"`
 	// Zones says how firewalld takes weft's bridges, if it runs.
 	Zones string `json:"zones,omitempty"`
+	// Tunnels says whether gateways are kept out of tunnels, if there are any.
+	Tunnels string `json:"tunnels,omitempty"`
 }
 
 // Network is one line of `weft networks`.

@@ -3,8 +3,12 @@ package firewall
 import (
 	"context"
 	"fmt"
+	"net"
+	"net/netip"
 	"runtime"
+	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -112,5 +116,69 @@ func BenchmarkMend(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkTunnels is a request and its response between two containers behind a
+// tunnel, by turns with the tunnels' table and without; ratio is the median of the
+// turns, again that of two turns without, which says what a ratio is worth.
+func BenchmarkTunnels(b *testing.B) {
+	l := newOverlayLab(b, false)
+	ctx := context.Background()
+	without := overlayNetwork()
+	without.Gateways = nil
+	var conns [2]*net.UDPConn
+	for i, c := range l.containers {
+		at := func(n int) *net.UDPAddr {
+			return net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 5, 0, byte(11 + n)}), 7000))
+		}
+		if err := c.do(func() (err error) {
+			conns[i], err = net.DialUDP("udp4", at(i), at(1-i))
+			return err
+		}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	go func() {
+		buf := make([]byte, 8)
+		for {
+			if _, err := conns[1].Read(buf); err != nil {
+				return
+			}
+			_, _ = conns[1].Write(buf[:1])
+		}
+	}()
+	buf := make([]byte, 8)
+	turn := func(n Network) float64 {
+		for _, fw := range l.firewalls {
+			if err := fw.AddNetwork(ctx, n); err != nil {
+				b.Fatal(err)
+			}
+		}
+		var start time.Time
+		for i := range 3000 {
+			if i == 1000 { // a change of rules is felt for a while
+				start = time.Now()
+			}
+			_ = conns[0].SetReadDeadline(time.Now().Add(reachTimeout))
+			if _, err := conns[0].Write(buf[:1]); err != nil {
+				b.Fatal(err)
+			}
+			if _, err := conns[0].Read(buf); err != nil {
+				b.Fatal(err)
+			}
+		}
+		return time.Since(start).Seconds()
+	}
+	var ratios, again []float64
+	for b.Loop() {
+		before, with, after := turn(without), turn(overlayNetwork()), turn(without)
+		ratios = append(ratios, 2*with/(before+after))
+		again = append(again, after/before)
+	}
+	_, _ = conns[0].Close(), conns[1].Close()
+	for name, rs := range map[string][]float64{"ratio": ratios, "again": again} {
+		slices.Sort(rs)
+		b.ReportMetric(rs[len(rs)/2], name)
 	}
 }

@@ -3,6 +3,7 @@ package firewall
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -32,23 +33,32 @@ var (
 // kernelDump returns what the kernel holds in the words of Fake.Dump.
 func kernelDump(t *testing.T, fw *NFT) string {
 	t.Helper()
-	if ok, err := fw.tables.exists(weftTable().Family, tableName); err != nil || !ok {
-		return ""
-	}
-	have, err := fw.tables.elements()
-	if err != nil {
-		t.Fatal(err)
-	}
+	want := elements(fw.ledger.facts())
 	var lines []string
-	for _, es := range elements(fw.ledger.facts()) {
-		for _, e := range es {
-			if !slices.ContainsFunc(e.raws(), func(r raw) bool { return !slices.Contains(have[e.set], r) }) {
-				lines = append(lines, e.String()+"\n")
+	for _, of := range allTables() {
+		ok, err := fw.tables.exists(of.family, tableName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		have := map[setName][]raw{}
+		if ok {
+			if have, err = fw.tables.elements(of); err != nil {
+				t.Fatal(err)
 			}
 		}
-	}
-	if c := diff(have, elements(fw.ledger.facts())); !c.empty() {
-		t.Errorf("the kernel differs from the facts: %v", c)
+		if of.family == tunnelTable().family && ok != (fw.ledger.tunnel > 0) {
+			t.Errorf("table %s is there: %t, with %d elements", of, ok, fw.ledger.tunnel)
+		}
+		for _, es := range want {
+			for _, e := range es {
+				if tableOf(e.set).family == of.family && !slices.ContainsFunc(e.raws(), func(r raw) bool { return !slices.Contains(have[e.set], r) }) {
+					lines = append(lines, e.String()+"\n")
+				}
+			}
+		}
+		if c := diff(of, have, want); !c.empty() {
+			t.Errorf("table %s differs from the facts: %v", of, c)
+		}
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "")
@@ -68,6 +78,10 @@ func TestConformance(t *testing.T) {
 	twoModes.IPv4 = append(slices.Clone(n0.IPv4), routed.IPv4...)
 	stolen := network("n7", "weft0", "10.7.0.0/24", "")
 	badName := network("n8", "we ft", "", "")
+	circular, badTunnel, farGateway, noGateway := tunnelled(n0), tunnelled(n0), tunnelled(n0), tunnelled(n0)
+	circular.Tunnel, badTunnel.Tunnel = n0.Bridge, "v x"
+	farGateway.Gateways = []netip.Addr{netip.MustParseAddr("10.9.0.1")}
+	noGateway.Gateways = nil
 	port := Port{"e1", "weft0", TCP, mustAddr("0.0.0.0:80"), mustAddr("10.1.0.2:80")}
 	taken := port
 	taken.Endpoint, taken.Container = "e2", mustAddr("10.1.0.3:80")
@@ -96,6 +110,16 @@ func TestConformance(t *testing.T) {
 		}, ErrConflict},
 		{"bad bridge name", func(f firewaller) error { return f.AddNetwork(ctx, badName) }, ErrInvalid},
 		{"two modes in a family", func(f firewaller) error { return f.AddNetwork(ctx, twoModes) }, ErrInvalid},
+		{"tunnel", func(f firewaller) error { return f.AddNetwork(ctx, tunnelled(n1)) }, nil},
+		{"second tunnel", func(f firewaller) error { return f.AddNetwork(ctx, tunnelled(n0)) }, nil},
+		{"tunnel is the bridge", func(f firewaller) error { return f.AddNetwork(ctx, circular) }, ErrInvalid},
+		{"bad tunnel name", func(f firewaller) error { return f.AddNetwork(ctx, badTunnel) }, ErrInvalid},
+		{"gateway elsewhere", func(f firewaller) error { return f.AddNetwork(ctx, farGateway) }, ErrInvalid},
+		{"first tunnel goes", func(f firewaller) error { return f.AddNetwork(ctx, n1) }, nil},
+		{"last tunnel goes", func(f firewaller) error { return f.AddNetwork(ctx, n0) }, nil},
+		{"tunnel again", func(f firewaller) error { return f.AddNetwork(ctx, tunnelled(n0)) }, nil},
+		{"gateway goes", func(f firewaller) error { return f.AddNetwork(ctx, noGateway) }, nil},
+		{"tunnel goes", func(f firewaller) error { return f.AddNetwork(ctx, n0) }, nil},
 		{"no ID", func(f firewaller) error { return f.AddNetwork(ctx, Network{Bridge: "weft3"}) }, ErrInvalid},
 		{"ports", func(f firewaller) error { return f.AddPorts(ctx, []Port{port, port}, []Open{same, same}) }, nil},
 		{"ports again", func(f firewaller) error { return f.AddPorts(ctx, []Port{port}, []Open{same}) }, nil},
@@ -134,7 +158,7 @@ func TestConformance(t *testing.T) {
 			t.Fatalf("%s: the kernel holds\n%s\nthe fake\n%s", step.name, real, faked)
 		}
 		real, faked := fw.Status(ctx), fake.Status(ctx)
-		if real.Active != faked.Active || real.Networks != faked.Networks || real.Ports != faked.Ports || real.Open != faked.Open {
+		if real.Active != faked.Active || real.Networks != faked.Networks || real.Ports != faked.Ports || real.Open != faked.Open || real.Tunnels != faked.Tunnels {
 			t.Errorf("%s: Status %+v, of the fake %+v", step.name, real, faked)
 		}
 	}

@@ -15,11 +15,16 @@
 //
 // # How it works
 //
-// One table, inet weft, exists while there is at least one network. Its rules
+// A table, inet weft, exists while there is at least one network. Its rules
 // are one constant text (skeleton.nft), loaded once; what is true about networks
 // and ports is elements of its sets and maps, and every call changes these in
 // one netlink transaction. No rule walk depends on the number of networks, ports
 // or containers.
+//
+// A second table, bridge weft (tunnels.nft), exists while a network has a tunnel and
+// a gateway, and works in the same way: it keeps ARP and neighbour discovery about
+// the gateway, which every host of an overlay has, out of the tunnel. A kernel that
+// has no nf_tables for bridges goes without; Status says so.
 //
 // An accept in one nftables chain does not save a packet from a drop in another,
 // and the engine's FORWARD policy is usually DROP. So packets that weft lets

@@ -7,7 +7,7 @@ import (
 	"strconv"
 )
 
-// A setName is a set or map of the skeleton.
+// A setName is a set or map of weft's tables; its name says in which.
 type setName string
 
 // layout says how the kernel keeps the elements of a set.
@@ -25,15 +25,6 @@ const (
 	layoutRange
 )
 
-// setNames lists every set of the skeleton.
-func setNames() []setName {
-	return []setName{
-		"bridges", "internal", "uplinks", "local", "into4", "into6", "trusted",
-		"open4", "open6", "ports4", "ports6", "any4", "any6",
-		"masq4", "masq6", "snat4", "snat6", "hair4", "hair6",
-	}
-}
-
 func (s setName) layout() layout {
 	switch s {
 	case "local", "into4", "into6":
@@ -45,6 +36,9 @@ func (s setName) layout() layout {
 	}
 	return layoutPlain
 }
+
+// tunnel says whether the set is in the tunnels' table.
+func (s setName) tunnel() bool { return s == "gw4" || s == "gw6" || s == "nd6" }
 
 // of returns the set's name for one family.
 func (s setName) of(v6 bool) setName {
@@ -88,6 +82,9 @@ func ifname(name string) field {
 }
 
 func address(a netip.Addr) field { return scalar(a.String(), a.AsSlice()) }
+
+// number is an address as the number that a raw part of a packet is to nft.
+func number(a netip.Addr) field { return scalar(fmt.Sprintf("0x%x", a.AsSlice()), a.AsSlice()) }
 
 func proto(p Proto) field { return scalar(p.String(), []byte{byte(p)}) }
 
@@ -176,10 +173,10 @@ func successor(key string) (string, bool) {
 	return "", false
 }
 
-// nft returns the command that adds the element to the table.
-func (e element) nft() string {
+// nft returns the command that adds the element to its table.
+func (e element) nft(t table) string {
 	if e.value == "" {
-		return fmt.Sprintf("add element inet %s %s { %s }\n", tableName, e.set, e.key)
+		return fmt.Sprintf("add element %s %s { %s }\n", t, e.set, e.key)
 	}
-	return fmt.Sprintf("add element inet %s %s { %s : %s }\n", tableName, e.set, e.key, e.value)
+	return fmt.Sprintf("add element %s %s { %s : %s }\n", t, e.set, e.key, e.value)
 }

@@ -27,33 +27,38 @@ func TestIntervals(t *testing.T) {
 func TestDiff(t *testing.T) {
 	one, two := uplinkElements("eth0"), uplinkElements("eth1")
 	have := map[setName][]raw{"uplinks": one[0].raws()}
-	if c := diff(have, map[setName][]element{"uplinks": one}); !c.empty() {
+	if c := diff(hostTable(), have, map[setName][]element{"uplinks": one}); !c.empty() {
 		t.Errorf("equal: %v", c)
 	}
-	c := diff(have, map[setName][]element{"uplinks": two})
+	c := diff(hostTable(), have, map[setName][]element{"uplinks": two})
 	if len(c.remove["uplinks"]) != 1 || len(c.add["uplinks"]) != 1 {
 		t.Errorf("one for another: %v", c)
 	}
-	if c := diff(nil, map[setName][]element{"uplinks": append(one, two...)}); len(c.add["uplinks"]) != 2 || len(c.remove) != 0 {
+	if c := diff(hostTable(), nil, map[setName][]element{"uplinks": append(one, two...)}); len(c.add["uplinks"]) != 2 || len(c.remove) != 0 {
 		t.Errorf("from nothing: %v", c)
 	}
 }
 
 // TestSkeletonAgrees holds the names and numbers together that Go and nft share.
 func TestSkeletonAgrees(t *testing.T) {
-	if mark := fmt.Sprintf("meta mark | %#08x accept", MarkAccepted); !strings.Contains(skeleton, mark) {
+	if mark := fmt.Sprintf("meta mark | %#08x accept", MarkAccepted); !strings.Contains(hostSkeleton, mark) {
 		t.Errorf("the skeleton lacks %q", mark)
 	}
-	if clear := fmt.Sprintf("meta mark & %#08x", ^uint32(MarkAccepted)); !strings.Contains(skeleton, clear) {
+	if clear := fmt.Sprintf("meta mark & %#08x", ^uint32(MarkAccepted)); !strings.Contains(hostSkeleton, clear) {
 		t.Errorf("the skeleton lacks %q", clear)
 	}
-	for _, set := range setNames() {
-		if !strings.Contains(skeleton, " "+string(set)+" {") || !strings.Contains(skeleton, "@"+string(set)) {
-			t.Errorf("the skeleton lacks set %s, or does not use it", set)
+	for _, of := range allTables() {
+		for _, set := range of.sets {
+			if !strings.Contains(of.skeleton, " "+string(set)+" {") || !strings.Contains(of.skeleton, "@"+string(set)) {
+				t.Errorf("the skeleton of table %s lacks set %s, or does not use it", of, set)
+			}
+			if tableOf(set).family != of.family {
+				t.Errorf("set %s is taken for one of table %s", set, tableOf(set))
+			}
 		}
 	}
 	for _, verdict := range []string{"into_nat", "into_routed", "same_noicc", "ok"} {
-		if !strings.Contains(skeleton, "chain "+verdict+" {") {
+		if !strings.Contains(hostSkeleton, "chain "+verdict+" {") {
 			t.Errorf("the skeleton lacks chain %s", verdict)
 		}
 	}

@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 )
 
@@ -54,7 +55,23 @@ func networkElements(n Network) []element {
 		es = append(es, member("trusted", ifname(t), bridge))
 	}
 	es = append(es, familyElements(n, bridge, false)...)
-	return append(es, familyElements(n, bridge, true)...)
+	es = append(es, familyElements(n, bridge, true)...)
+	return append(es, tunnelElements(n)...)
+}
+
+// tunnelElements are what a network with a tunnel needs beyond those of a bridge.
+func tunnelElements(n Network) []element {
+	if n.Tunnel == "" {
+		return nil
+	}
+	var es []element
+	for _, g := range slices.Compact(slices.SortedFunc(slices.Values(n.Gateways), netip.Addr.Compare)) {
+		es = append(es, member(setName("gw").of(g.Is6()), ifname(n.Tunnel), address(g)))
+		if g.Is6() {
+			es = append(es, member("nd6", ifname(n.Tunnel), number(g)))
+		}
+	}
+	return es
 }
 
 func familyElements(n Network, bridge field, v6 bool) []element {
@@ -124,10 +141,19 @@ func (c change) sets() []setName {
 	return slices.Sorted(maps.Keys(touched))
 }
 
-// diff returns the change that makes want of have.
-func diff(have map[setName][]raw, want map[setName][]element) change {
+// of returns what the change does to one table.
+func (c change) of(t table) change {
+	other := func(set setName, _ []raw) bool { return tableOf(set).family != t.family }
+	out := change{remove: maps.Clone(c.remove), add: maps.Clone(c.add)}
+	maps.DeleteFunc(out.remove, other)
+	maps.DeleteFunc(out.add, other)
+	return out
+}
+
+// diff returns the change that makes want of have in the sets of one table.
+func diff(t table, have map[setName][]raw, want map[setName][]element) change {
 	c := change{remove: map[setName][]raw{}, add: map[setName][]raw{}}
-	for _, set := range setNames() {
+	for _, set := range t.sets {
 		missing := map[raw]bool{}
 		for _, e := range want[set] {
 			for _, r := range e.raws() {

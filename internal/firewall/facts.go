@@ -68,6 +68,12 @@ type Network struct {
 	Masquerade bool
 	// Trusted are host interfaces from which Open ports are reachable directly.
 	Trusted []string
+	// Tunnel is the VXLAN device in the bridge by which the network reaches other
+	// hosts; empty without one. It need not exist yet.
+	Tunnel string
+	// Gateways are addresses that every host of the network has. ARP and neighbour
+	// discovery about them do not pass the tunnel. Without one they mean nothing.
+	Gateways []netip.Addr
 }
 
 // A Port is one published port of one endpoint.
@@ -110,6 +116,9 @@ func (n Network) validate() error {
 			return fmt.Errorf("network %s: %w", n.ID, err)
 		}
 	}
+	if err := n.validateTunnel(); err != nil {
+		return fmt.Errorf("network %s: %w", n.ID, err)
+	}
 	for _, v6 := range []bool{false, true} {
 		for i, f := range n.family(v6) {
 			if err := f.validate(v6); err != nil {
@@ -118,6 +127,24 @@ func (n Network) validate() error {
 			if f.Mode != n.family(v6)[0].Mode {
 				return fmt.Errorf("network %s: subnet %d: %w: subnets of one family have one mode", n.ID, i, ErrInvalid)
 			}
+		}
+	}
+	return nil
+}
+
+func (n Network) validateTunnel() error {
+	if n.Tunnel == "" {
+		return nil
+	}
+	if err := validateInterface(n.Tunnel); err != nil {
+		return err
+	}
+	if n.Tunnel == n.Bridge {
+		return fmt.Errorf("tunnel %s: %w: it is the bridge, name the VXLAN device", n.Tunnel, ErrInvalid)
+	}
+	for _, g := range n.Gateways {
+		if !g.IsValid() || !n.contains(g) {
+			return fmt.Errorf("gateway %v: %w: it is in no subnet of the network", g, ErrInvalid)
 		}
 	}
 	return nil

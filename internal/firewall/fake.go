@@ -168,7 +168,9 @@ func (f *Fake) Reset(ctx context.Context) error {
 func (f *Fake) Status(context.Context) Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return statusOf(f.book(), len(f.book().networks) > 0)
+	s := statusOf(f.book(), len(f.book().networks) > 0)
+	s.Tunnels = tunnels{loaded: f.book().tunnel > 0}.state()
+	return s
 }
 
 // Close does nothing.

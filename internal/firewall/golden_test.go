@@ -154,6 +154,35 @@ func TestPortsGolden(t *testing.T) {
 	checkGolden(t, "ports", filled(ns.sh(t, "nft list table inet weft")))
 }
 
+// TestTunnelsGolden shows the tunnels' table of a host with two overlays, which
+// the rules for ports know nothing of.
+func TestTunnelsGolden(t *testing.T) {
+	ns := newNamespace(t)
+	ctx := testContext(t)
+	fw := newNFT(t, ns)
+	if err := fw.AddNetwork(ctx, network("n0", "weft0", "10.1.0.0/24", "fd00:1::/64")); err != nil {
+		t.Fatal(err)
+	}
+	alone := ns.sh(t, "nft list ruleset")
+	if strings.Contains(alone, "table bridge") {
+		t.Errorf("without a tunnel there is a table for bridges:\n%s", alone)
+	}
+	for _, n := range []Network{network("n1", "weft1", "10.2.0.0/24", "fd00:2::/64"), network("n2", "weft2", "10.3.0.0/24", "")} {
+		if err := fw.AddNetwork(ctx, tunnelled(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	checkGolden(t, "tunnels", ns.sh(t, "nft list table bridge weft"))
+	for _, id := range []string{"n1", "n2"} {
+		if err := fw.RemoveNetwork(ctx, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := ns.sh(t, "nft list ruleset"); after != alone {
+		t.Errorf("the tunnels left:\n%s\nwas:\n%s", after, alone)
+	}
+}
+
 // everyPort returns a port of each protocol, family and kind of host address.
 func everyPort() []Port {
 	var ps []Port

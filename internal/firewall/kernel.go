@@ -69,17 +69,13 @@ func (t *tables) redial() error {
 
 func (t *tables) close() error { return t.conn.CloseLasting() }
 
-func weftTable() *nftables.Table {
-	return &nftables.Table{Name: tableName, Family: nftables.TableFamilyINet}
-}
-
-// apply makes the change in one transaction.
+// apply makes the change in one transaction, in whatever tables.
 func (t *tables) apply(c change) error {
 	if c.empty() {
 		return nil
 	}
 	for _, set := range c.sets() {
-		s := &nftables.Set{Table: weftTable(), Name: string(set), IsMap: true}
+		s := &nftables.Set{Table: tableOf(set).kernel(), Name: string(set), IsMap: true}
 		for chunk := range slices.Chunk(c.remove[set], maxElements) {
 			if err := t.conn.SetDeleteElements(s, setElements(set, chunk)); err != nil {
 				return fmt.Errorf("removing from set %s: %w", set, err)
@@ -99,7 +95,7 @@ func (t *tables) flush(doing string) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("%s of table inet %s: %w", doing, tableName, errors.Join(err, t.redial()))
+	return fmt.Errorf("%s of table %s: %w", doing, tableName, errors.Join(err, t.redial()))
 }
 
 func setElements(set setName, raws []raw) []nftables.SetElement {
@@ -133,26 +129,30 @@ func (t *tables) exists(family nftables.TableFamily, name string) (bool, error) 
 	return slices.ContainsFunc(ts, func(t *nftables.Table) bool { return t.Name == name }), nil
 }
 
-// drop deletes weft's table with everything in it.
-func (t *tables) drop() error {
-	switch ok, err := t.exists(nftables.TableFamilyINet, tableName); {
-	case err != nil:
-		return err
-	case !ok:
-		return nil
+// drop deletes tables of weft with everything in them, and returns which there were.
+func (t *tables) drop(of ...table) ([]table, error) {
+	var dropped []table
+	for _, w := range of {
+		switch ok, err := t.exists(w.family, tableName); {
+		case err != nil:
+			return dropped, err
+		case !ok:
+			continue
+		}
+		t.conn.DelTable(w.kernel())
+		if err := t.flush("deletion"); err != nil && !errors.Is(err, unix.ENOENT) {
+			return dropped, err
+		}
+		dropped = append(dropped, w)
 	}
-	t.conn.DelTable(weftTable())
-	if err := t.flush("deletion"); err != nil && !errors.Is(err, unix.ENOENT) {
-		return err
-	}
-	return nil
+	return dropped, nil
 }
 
-// elements returns what the kernel holds in every set.
-func (t *tables) elements() (map[setName][]raw, error) {
+// elements returns what the kernel holds in every set of the table.
+func (t *tables) elements(of table) (map[setName][]raw, error) {
 	have := map[setName][]raw{}
-	for _, set := range setNames() {
-		msgs, err := t.dump(unix.NFT_MSG_GETSETELEM, unix.NFTA_SET_ELEM_LIST_TABLE, netlink.Attribute{
+	for _, set := range of.sets {
+		msgs, err := t.dump(of, unix.NFT_MSG_GETSETELEM, unix.NFTA_SET_ELEM_LIST_TABLE, netlink.Attribute{
 			Type: unix.NFTA_SET_ELEM_LIST_SET, Data: []byte(set + "\x00"),
 		})
 		if err != nil {
@@ -169,9 +169,9 @@ func (t *tables) elements() (map[setName][]raw, error) {
 	return have, nil
 }
 
-// dump asks for all objects of a kind in weft's table, again if the rules
-// changed while the kernel was answering.
-func (t *tables) dump(kind, tableAttr uint16, attrs ...netlink.Attribute) ([]netlink.Message, error) {
+// dump asks for all objects of a kind in the table, again if the rules changed
+// while the kernel was answering.
+func (t *tables) dump(of table, kind, tableAttr uint16, attrs ...netlink.Attribute) ([]netlink.Message, error) {
 	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: t.ns.fd()})
 	if err != nil {
 		return nil, err
@@ -187,7 +187,7 @@ func (t *tables) dump(kind, tableAttr uint16, attrs ...netlink.Attribute) ([]net
 				Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
 				Flags: netlink.Request | netlink.Dump,
 			},
-			Data: append([]byte{unix.NFPROTO_INET, 0, 0, 0}, data...),
+			Data: append([]byte{byte(of.family), 0, 0, 0}, data...),
 		})
 		if err != nil {
 			return nil, err
@@ -203,14 +203,14 @@ const dumpAttempts = 20
 
 // fingerprint digests the table's rules and chains, and counts the rules. Two
 // loads of one skeleton have the same fingerprint, elements aside.
-func (t *tables) fingerprint() (digest string, rules int, err error) {
-	table, err := t.conn.ListTableOfFamily(tableName, nftables.TableFamilyINet)
+func (t *tables) fingerprint(of table) (digest string, rules int, err error) {
+	there, err := t.conn.ListTableOfFamily(tableName, of.family)
 	if err != nil {
 		return "", 0, fmt.Errorf("reading the table: %w", err)
 	}
 	h := sha256.New()
-	fmt.Fprintln(h, table.Flags)
-	hash := func(m netlink.Message, of string, attrs ...uint16) error {
+	fmt.Fprintln(h, there.Flags)
+	hash := func(m netlink.Message, what string, attrs ...uint16) error {
 		ad, err := netlink.NewAttributeDecoder(m.Data[4:])
 		if err != nil {
 			return err
@@ -226,28 +226,28 @@ func (t *tables) fingerprint() (digest string, rules int, err error) {
 			}
 		}
 		if table == tableName {
-			fmt.Fprintf(h, "%s %q\n", of, fields)
-			if of == "rule" {
+			fmt.Fprintf(h, "%s %q\n", what, fields)
+			if what == "rule" {
 				rules++
 			}
 		}
 		return ad.Err()
 	}
 	for _, k := range []struct {
-		of    string
+		what  string
 		kind  uint16
 		attrs []uint16
 	}{
 		{"chain", unix.NFT_MSG_GETCHAIN, []uint16{unix.NFTA_CHAIN_NAME, unix.NFTA_CHAIN_HOOK, unix.NFTA_CHAIN_POLICY, unix.NFTA_CHAIN_TYPE}},
 		{"rule", unix.NFT_MSG_GETRULE, []uint16{unix.NFTA_RULE_CHAIN, unix.NFTA_RULE_EXPRESSIONS}},
 	} {
-		msgs, err := t.dump(k.kind, 1)
+		msgs, err := t.dump(of, k.kind, 1)
 		if err != nil {
-			return "", 0, fmt.Errorf("reading the %ss: %w", k.of, err)
+			return "", 0, fmt.Errorf("reading the %ss: %w", k.what, err)
 		}
 		for _, m := range msgs {
-			if err := hash(m, k.of, k.attrs...); err != nil {
-				return "", 0, fmt.Errorf("decoding a %s: %w", k.of, err)
+			if err := hash(m, k.what, k.attrs...); err != nil {
+				return "", 0, fmt.Errorf("decoding a %s: %w", k.what, err)
 			}
 		}
 	}

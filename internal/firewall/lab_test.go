@@ -19,7 +19,7 @@ import (
 )
 
 // requireRoot skips a test that needs namespaces of its own.
-func requireRoot(t *testing.T) {
+func requireRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("needs root: it makes network namespaces")
@@ -27,7 +27,7 @@ func requireRoot(t *testing.T) {
 }
 
 // newNamespace makes a network namespace that lives as long as the test.
-func newNamespace(t *testing.T) namespace {
+func newNamespace(t testing.TB) namespace {
 	t.Helper()
 	requireRoot(t)
 	type result struct {

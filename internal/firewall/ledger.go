@@ -15,6 +15,9 @@ type ledger struct {
 	uplinks  []string
 	bridges  map[string]string // bridge to network
 	owed     map[string]debt   // by element.name
+	// tunnel counts the owed elements of the tunnels' table, which is there only
+	// if it holds any.
+	tunnel int
 }
 
 // A debt is an element and the number of facts that need it.
@@ -112,8 +115,24 @@ func (s *step) change() change {
 	return c
 }
 
+// tunnel returns how many elements the tunnels' table has after the step.
+func (s *step) tunnel() int {
+	after := s.ledger.tunnel
+	for name, is := range s.balance {
+		was := s.ledger.owed[name]
+		if was.facts > 0 && was.element.set.tunnel() {
+			after--
+		}
+		if is.facts > 0 && is.element.set.tunnel() {
+			after++
+		}
+	}
+	return after
+}
+
 // commit makes the change of facts.
 func (s *step) commit() {
+	s.ledger.tunnel = s.tunnel()
 	for name, d := range s.balance {
 		if d.facts == 0 {
 			delete(s.ledger.owed, name)

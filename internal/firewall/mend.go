@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-
-	"github.com/google/nftables"
 )
 
 // take makes a step in the kernel and books it. If it fails, nothing is booked,
@@ -23,8 +21,12 @@ func (n *NFT) take(ctx context.Context, s *step) error {
 			return nil
 		}
 		return n.uninstall(ctx)
-	case n.active:
-		err := n.tables.apply(s.change())
+	case n.active && n.tunnels.fits(s.tunnel()):
+		c := s.change()
+		if !n.tunnels.loaded { // the kernel refused the other table
+			c = c.of(hostTable())
+		}
+		err := n.tables.apply(c)
 		if err == nil {
 			s.commit()
 			return nil
@@ -53,105 +55,134 @@ func (n *NFT) mend(ctx context.Context) ([]string, error) {
 	if len(n.ledger.networks) == 0 {
 		return n.clear()
 	}
-	repaired, err := n.mendTable(ctx)
+	want := elements(n.ledger.facts())
+	repaired, err := n.mendTable(ctx, hostTable(), want)
 	if err != nil {
 		return repaired, err
 	}
 	n.active = true
+	more, tunnelsErr := n.mendTunnels(ctx, want)
 	coexist, changed, err := n.gate.open()
 	n.coexist = coexist
-	return append(repaired, changed...), err
+	return slices.Concat(repaired, more, changed), errors.Join(tunnelsErr, err)
 }
 
-func (n *NFT) mendTable(ctx context.Context) ([]string, error) {
-	want := elements(n.ledger.facts())
-	if reason := n.broken(); reason != "" {
-		return []string{"table inet " + tableName + ": " + reason}, n.install(ctx, want)
+// mendTunnels does for the tunnels' table what mend does for the host's: it may
+// have to go. A kernel that does not take it is no error: nothing but the gateways'
+// ARP depends on it.
+func (n *NFT) mendTunnels(ctx context.Context, want map[setName][]element) ([]string, error) {
+	t := tunnelTable()
+	if n.ledger.tunnel == 0 {
+		dropped, err := n.tables.drop(t)
+		if err != nil {
+			return nil, err
+		}
+		n.tunnels = tunnels{}
+		delete(n.digests, t.family)
+		if len(dropped) > 0 {
+			return []string{fmt.Sprintf("table %s: removed, no network has a tunnel", t)}, nil
+		}
+		return nil, nil
 	}
-	have, err := n.tables.elements()
+	repaired, err := n.mendTable(ctx, t, want)
+	if errors.Is(err, ErrNoNFTables) {
+		if n.tunnels.refused == nil {
+			n.log.Warn("frames about gateways are not kept out of the tunnels: the kernel lacks nf_tables for bridges", "table", t, "error", err)
+		}
+		n.tunnels = tunnels{refused: err}
+		return nil, nil
+	}
+	if err == nil {
+		n.tunnels = tunnels{loaded: true}
+	}
+	return repaired, err
+}
+
+func (n *NFT) mendTable(ctx context.Context, t table, want map[setName][]element) ([]string, error) {
+	if reason := n.broken(t); reason != "" {
+		return []string{fmt.Sprintf("table %s: %s", t, reason)}, n.install(ctx, t, want)
+	}
+	have, err := n.tables.elements(t)
 	if err != nil {
-		n.log.Warn("set cannot be read", "table", tableName, "error", err)
-		return []string{"table inet " + tableName + ": its sets cannot be read"}, n.install(ctx, want)
+		n.log.Warn("set cannot be read", "table", t, "error", err)
+		return []string{fmt.Sprintf("table %s: its sets cannot be read", t)}, n.install(ctx, t, want)
 	}
-	c := diff(have, want)
+	c := diff(t, have, want)
 	var repaired []string
 	for _, set := range c.sets() {
 		repaired = append(repaired, fmt.Sprintf("set %s: %d elements added, %d removed", set, len(c.add[set]), len(c.remove[set])))
 	}
 	if err := n.tables.apply(c); err != nil {
-		n.log.Warn("sets cannot be mended", "table", tableName, "error", err)
-		return repaired, n.install(ctx, want)
+		n.log.Warn("sets cannot be mended", "table", t, "error", err)
+		return repaired, n.install(ctx, t, want)
 	}
 	return repaired, nil
 }
 
 // broken says what is wrong with the rules of the table; nothing if empty.
-func (n *NFT) broken() string {
-	if n.digest == "" {
+func (n *NFT) broken(t table) string {
+	if n.digests[t.family] == "" {
 		return "not known to be as this process would load it"
 	}
-	switch ok, err := n.tables.exists(nftables.TableFamilyINet, tableName); {
+	switch ok, err := n.tables.exists(t.family, tableName); {
 	case err != nil:
 		return "it cannot be read"
 	case !ok:
 		return "it was gone"
 	}
-	digest, _, err := n.tables.fingerprint()
+	digest, _, err := n.tables.fingerprint(t)
 	switch {
 	case err != nil:
 		return "it cannot be read"
-	case digest != n.digest:
+	case digest != n.digests[t.family]:
 		return "its rules were changed"
 	}
 	return ""
 }
 
 // install replaces the whole table in one transaction.
-func (n *NFT) install(ctx context.Context, want map[setName][]element) error {
+func (n *NFT) install(ctx context.Context, t table, want map[setName][]element) error {
 	program := n.config.NftPath
 	if program == "" {
 		program = "nft"
 	}
-	if err := load(ctx, n.tables.ns, program, ruleset(want)); err != nil {
+	if err := t.load(ctx, n.tables.ns, program, t.ruleset(want)); err != nil {
 		return err
 	}
-	digest, rules, err := n.tables.fingerprint()
-	if err != nil || rules != skeletonRules() {
+	digest, rules, err := n.tables.fingerprint(t)
+	if err != nil || rules != t.rules() {
 		// Somebody was at it between the load and the look: the next look mends it.
-		n.log.Warn("table changed while it was loaded", "table", tableName, "rules", rules, "error", err)
+		n.log.Warn("table changed while it was loaded", "table", t, "rules", rules, "error", err)
 		digest = ""
 	}
-	n.digest = digest
+	n.digests[t.family] = digest
 	return nil
 }
 
 // clear is the mending of a host without networks.
 func (n *NFT) clear() ([]string, error) {
-	there, err := n.tables.exists(nftables.TableFamilyINet, tableName)
-	if err != nil {
-		return nil, err
-	}
+	dropped, changed, err := n.remove()
 	var repaired []string
-	if there {
-		repaired = append(repaired, "table inet "+tableName+": removed, there is no network")
+	for _, t := range dropped {
+		repaired = append(repaired, fmt.Sprintf("table %s: removed, there is no network", t))
 	}
-	changed, err := n.remove()
 	return append(repaired, changed...), err
 }
 
 // uninstall removes everything of weft from the kernel.
 func (n *NFT) uninstall(context.Context) error {
-	_, err := n.remove()
+	_, _, err := n.remove()
 	return err
 }
 
-func (n *NFT) remove() ([]string, error) {
-	changed, err := n.gate.close()
-	err = errors.Join(err, n.tables.drop())
+func (n *NFT) remove() (dropped []table, changed []string, err error) {
+	changed, err = n.gate.close()
+	dropped, dropErr := n.tables.drop(allTables()...)
+	err = errors.Join(err, dropErr)
 	if err == nil {
-		n.active, n.coexist = false, nil
+		n.active, n.coexist, n.tunnels = false, nil, tunnels{}
 	}
-	return changed, err
+	return dropped, changed, err
 }
 
 // joinZones puts all bridges into the zone, in one go: a zone manager that does

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+
+	"github.com/google/nftables"
 )
 
 // Config says what an NFT works with. The zero Config works on a host that has
@@ -65,6 +67,9 @@ type Status struct {
 	IPv4, IPv6 Coexistence
 	// Zones says how weft gets on with the zone manager; empty without one.
 	Zones string
+	// Tunnels says whether ARP and neighbour discovery about gateways are kept out
+	// of the tunnels; empty if no network has both.
+	Tunnels string
 }
 
 // NFT is the firewall of one network namespace. Its methods are idempotent and
@@ -78,11 +83,36 @@ type NFT struct {
 	gate    *gate
 	ledger  *ledger
 	coexist map[bool]Coexistence
-	// digest is the fingerprint of the skeleton as this kernel shows it; empty
-	// until this process has loaded it.
-	digest string
+	// digests are the fingerprints of the skeletons as this kernel shows them; those
+	// that this process has not loaded are empty.
+	digests map[nftables.TableFamily]string
 	// active says whether the table should be there.
-	active bool
+	active  bool
+	tunnels tunnels
+}
+
+// tunnels is how the tunnels' table is; the zero value means that there is none.
+type tunnels struct {
+	loaded bool
+	// refused is why there should be one and is none.
+	refused error
+}
+
+// fits says whether a change after which the table has so many elements leaves it
+// there or not there, as it is.
+func (t tunnels) fits(elements int) bool {
+	return (t.loaded || t.refused != nil) == (elements > 0)
+}
+
+// state is a sentence for the operator; empty without a tunnel.
+func (t tunnels) state() string {
+	switch {
+	case t.refused != nil:
+		return "gateways are not kept out of the tunnels: " + t.refused.Error()
+	case t.loaded:
+		return "gateways are kept out of the tunnels"
+	}
+	return ""
 }
 
 // New returns the firewall of the calling thread's network namespace. It changes
@@ -106,7 +136,7 @@ func New(c Config) (_ *NFT, retErr error) {
 	if err != nil {
 		return nil, fmt.Errorf("firewall: %w", err)
 	}
-	return &NFT{config: c, log: log, tables: t, gate: newGate(t, c.IPTables), ledger: newLedger()}, nil
+	return &NFT{config: c, log: log, tables: t, gate: newGate(t, c.IPTables), ledger: newLedger(), digests: map[nftables.TableFamily]string{}}, nil
 }
 
 // Close releases what the process holds. The rules stay in force.
@@ -254,7 +284,7 @@ func (n *NFT) Status(context.Context) Status {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := statusOf(n.ledger, n.active)
-	s.IPv4, s.IPv6 = n.coexist[false], n.coexist[true]
+	s.IPv4, s.IPv6, s.Tunnels = n.coexist[false], n.coexist[true], n.tunnels.state()
 	if n.config.Zones != nil {
 		s.Zones = n.config.Zones.State()
 	}

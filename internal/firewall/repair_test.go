@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -32,6 +35,7 @@ func inForce(t *testing.T, ns namespace) (*NFT, Facts) {
 	fw := newNFT(t, ns)
 	f := Facts{Networks: []Network{weft0(), weft1()}, Ports: somePorts("e1", 80, 3), Uplinks: []string{"up0"}}
 	f.Networks[0].IPv4[0].SNAT = netip.MustParseAddr("192.0.2.1")
+	f.Networks[1] = tunnelled(f.Networks[1])
 	if _, err := fw.Repair(ctx, f); err != nil {
 		t.Fatal(err)
 	}
@@ -54,6 +58,11 @@ func damages() map[string]string {
 		"foreign element":          "nft 'add element inet weft uplinks { \"eth9\" }; add element inet weft masq4 { 10.77.0.0/16 }'",
 		"interval gone":            "nft 'delete element inet weft masq4 { 10.1.0.0/24 }; delete element inet weft hair4 { \"weft0\" . 10.1.0.0/24 }; delete element inet weft snat4 { 10.1.0.0/24 }'",
 		"verdict changed":          "nft 'delete element inet weft into4 { \"weft0\" }; add element inet weft into4 { \"weft0\" : goto ok }'",
+		"tunnels: table deleted":   "nft delete table bridge weft",
+		"tunnels: rules flushed":   "nft flush table bridge weft",
+		"tunnels: rule added":      "nft insert rule bridge weft outgoing accept",
+		"tunnels: element gone":    `nft 'delete element bridge weft nd6 { "vx-weft1" . 0xfd000001000100000000000000000001 }'`,
+		"tunnels: element added":   `nft 'add element bridge weft gw4 { "vx-weft1" . 10.1.1.7 }'`,
 		"WEFT-FORWARD emptied":     "IPT -F WEFT-FORWARD",
 		"DOCKER-USER emptied":      "IPT -F DOCKER-USER",
 		"jump doubled":             "IPT -A DOCKER-USER -j WEFT-FORWARD",
@@ -125,10 +134,17 @@ func fold(s string) string {
 			elements = nil
 		}
 	}
-	if i := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "table inet weft") }); i > 0 {
-		lines = append(lines[i:], lines[:i]...)
+	// Tables are listed in the order in which they were made.
+	var tables [][]string
+	for _, l := range lines {
+		if len(tables) == 0 || slices.ContainsFunc([]string{"table ", "*", "legacy:"}, func(start string) bool { return strings.HasPrefix(l, start) }) {
+			tables = append(tables, nil)
+		}
+		last := len(tables) - 1
+		tables[last] = append(tables[last], l)
 	}
-	return strings.Join(lines, "\n")
+	slices.SortFunc(tables, slices.Compare)
+	return strings.Join(slices.Concat(tables...), "\n")
 }
 
 // TestJumpFollowsTheEngine flushes, removes and brings back the engine's chains.
@@ -182,6 +198,7 @@ func TestWatch(t *testing.T) {
 	for _, c := range []struct{ name, damage, probe string }{
 		{"nft flush ruleset", "nft flush ruleset", "nft list chain inet weft into_nat | grep -q drop"},
 		{"chain flushed", "nft flush chain inet weft into_nat", "nft list chain inet weft into_nat | grep -q drop"},
+		{"tunnels' table deleted", "nft delete table bridge weft", "nft list chain bridge weft outgoing | grep -q drop"},
 		{"iptables-nft -F", "iptables-nft -F", "iptables-nft -C FORWARD -j WEFT-FORWARD"},
 		{"iptables-legacy -F", "iptables-legacy -F", "iptables-legacy -C FORWARD -j WEFT-FORWARD"},
 		{"ip6tables-legacy -F", "ip6tables-legacy -F", "ip6tables-legacy -C FORWARD -j WEFT-FORWARD"},
@@ -374,14 +391,14 @@ func TestConcurrency(t *testing.T) {
 	}
 }
 
-// diffNow returns what the kernel lacks of the facts in force.
+// diffNow returns what the kernel lacks of the facts in force in the host's table.
 func diffNow(t *testing.T, fw *NFT) change {
 	t.Helper()
-	have, err := fw.tables.elements()
+	have, err := fw.tables.elements(hostTable())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return diff(have, elements(fw.ledger.facts()))
+	return diff(hostTable(), have, elements(fw.ledger.facts()))
 }
 
 // TestFailedInstall checks that a refused call changes nothing.
@@ -408,5 +425,55 @@ func TestFailedInstall(t *testing.T) {
 	}
 	if after := ns.snapshot(t); after != before {
 		t.Errorf("a failed AddNetwork left:\n%s\nwas:\n%s", after, before)
+	}
+}
+
+// TestKernelWithoutBridgeFamily has an nft that refuses the tunnels' table, as a
+// kernel without this family does: everything else works, and weft says so, once.
+func TestKernelWithoutBridgeFamily(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	ctx := testContext(t)
+	var log strings.Builder
+	nft := filepath.Join(t.TempDir(), "nft")
+	refusing := "#!/bin/sh\ntext=$(cat)\ncase $text in *'table bridge'*) echo 'Error: Operation not supported' >&2; exit 1; esac\necho \"$text\" | exec nft -f -\n"
+	if err := os.WriteFile(nft, []byte(refusing), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	fw := newNFT(t, ns)
+	fw.config.NftPath, fw.log = nft, slog.New(slog.NewTextHandler(&log, nil))
+	for _, call := range []func() error{
+		func() error { return fw.AddNetwork(ctx, tunnelled(weft1())) },
+		func() error { return fw.AddNetwork(ctx, tunnelled(weft0())) },
+		func() error { return fw.AddPorts(ctx, somePorts("e1", 80, 3), nil) },
+		func() error { _, err := fw.Mend(ctx); return err },
+	} {
+		if err := call(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if c := diffNow(t, fw); !c.empty() {
+		t.Errorf("the kernel differs by %v", c)
+	}
+	if s := fw.Status(ctx).Tunnels; !strings.Contains(s, "Operation not supported") {
+		t.Errorf("Status says %q", s)
+	}
+	if n := strings.Count(log.String(), "lacks nf_tables for bridges"); n != 1 {
+		t.Errorf("%d warnings, want one:\n%s", n, log.String())
+	}
+	// The kernel learns it, as with a module that comes late.
+	fw.config.NftPath = ""
+	if repaired, err := fw.Mend(ctx); err != nil || len(repaired) != 1 {
+		t.Errorf("Mend: %q, %v", repaired, err)
+	}
+	ns.sh(t, "nft list chain bridge weft outgoing | grep -q drop")
+	fw.config.NftPath = nft
+	for _, id := range []string{"n0", "n1"} {
+		if err := fw.RemoveNetwork(ctx, id); err != nil {
+			t.Error(err)
+		}
+		if s, want := fw.Status(ctx).Tunnels, id == "n0"; (s != "") != want {
+			t.Errorf("without %s, Status says %q", id, s)
+		}
 	}
 }

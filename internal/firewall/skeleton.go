@@ -3,11 +3,13 @@ package firewall
 import (
 	"bytes"
 	"context"
-	_ "embed" // for the skeleton
+	_ "embed" // for the skeletons
 	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
+
+	"github.com/google/nftables"
 )
 
 const (
@@ -20,34 +22,79 @@ const (
 	MarkAccepted = 0x02000000
 )
 
-// skeleton is the static half of the table.
-//
 //go:embed skeleton.nft
-var skeleton string
+var hostSkeleton string
+
+//go:embed tunnels.nft
+var tunnelSkeleton string
+
+// A table is one of weft's tables.
+type table struct {
+	family nftables.TableFamily
+	// skeleton is its static half, sets are the names of the other one.
+	skeleton string
+	sets     []setName
+}
+
+// hostTable is there while there is a network.
+func hostTable() table {
+	return table{nftables.TableFamilyINet, hostSkeleton, []setName{
+		"bridges", "internal", "uplinks", "local", "into4", "into6", "trusted",
+		"open4", "open6", "ports4", "ports6", "any4", "any6",
+		"masq4", "masq6", "snat4", "snat6", "hair4", "hair6",
+	}}
+}
+
+// tunnelTable is there while one of its sets has an element: its hooks cost every
+// bridged frame, those of the engine's bridges included.
+func tunnelTable() table {
+	return table{nftables.TableFamilyBridge, tunnelSkeleton, []setName{"gw4", "gw6", "nd6"}}
+}
+
+func allTables() []table { return []table{hostTable(), tunnelTable()} }
+
+// String returns the table's family and name as nft takes them.
+func (t table) String() string {
+	if t.family == nftables.TableFamilyBridge {
+		return "bridge " + tableName
+	}
+	return "inet " + tableName
+}
+
+// kernel returns the table as the netlink library takes it.
+func (t table) kernel() *nftables.Table { return &nftables.Table{Name: tableName, Family: t.family} }
+
+// tableOf returns the table that has the set.
+func tableOf(set setName) table {
+	if set.tunnel() {
+		return tunnelTable()
+	}
+	return hostTable()
+}
 
 func cutVerdict(text string) (chain string, ok bool) {
 	return strings.CutPrefix(text, gotoPrefix)
 }
 
-// ruleset returns the text that replaces weft's table, whatever is there, by the
+// ruleset returns the text that replaces the table, whatever is there, by the
 // skeleton filled with the elements. nft loads it as one transaction.
-func ruleset(want map[setName][]element) string {
+func (t table) ruleset(want map[setName][]element) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "table inet %s\ndelete table inet %s\n", tableName, tableName)
-	b.WriteString(skeleton)
-	for _, set := range setNames() {
+	fmt.Fprintf(&b, "table %s\ndelete table %s\n", t, t)
+	b.WriteString(t.skeleton)
+	for _, set := range t.sets {
 		for _, e := range want[set] {
-			b.WriteString(e.nft())
+			b.WriteString(e.nft(t))
 		}
 	}
 	return b.String()
 }
 
-// skeletonRules counts the rules of the skeleton: the lines of its chains, less
-// the one that makes a chain a hook.
-func skeletonRules() int {
+// rules counts the rules of the skeleton: the lines of its chains, less the one
+// that makes a chain a hook.
+func (t table) rules() int {
 	rules, inChain := 0, false
-	for line := range strings.Lines(skeleton) {
+	for line := range strings.Lines(t.skeleton) {
 		switch line = strings.TrimSpace(line); {
 		case strings.HasPrefix(line, "chain "):
 			inChain = true
@@ -60,8 +107,8 @@ func skeletonRules() int {
 	return rules
 }
 
-// load runs nft on a text, in the namespace.
-func load(ctx context.Context, ns namespace, nft, text string) error {
+// load runs nft on a table's text, in the namespace.
+func (t table) load(ctx context.Context, ns namespace, nft, text string) error {
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, nft, "-f", "-")
 	cmd.Stdin = strings.NewReader(text)
@@ -72,11 +119,11 @@ func load(ctx context.Context, ns namespace, nft, text string) error {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return fmt.Errorf("loading table inet %s: %w", tableName, ctx.Err())
+		return fmt.Errorf("loading table %s: %w", t, ctx.Err())
 	case errors.As(err, &exit):
-		return fmt.Errorf("loading table inet %s: %w: %s", tableName, ErrNoNFTables, firstLine(stderr.String()))
+		return fmt.Errorf("loading table %s: %w: %s", t, ErrNoNFTables, firstLine(stderr.String()))
 	}
-	return fmt.Errorf("loading table inet %s: %w: %w", tableName, ErrNoNFT, err)
+	return fmt.Errorf("loading table %s: %w: %w", t, ErrNoNFT, err)
 }
 
 func firstLine(s string) string {

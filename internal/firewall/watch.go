@@ -136,7 +136,7 @@ func matters(m netlink.Message) bool {
 	}
 	table, name := eventNames(m.Data[4:])
 	switch m.Data[0] {
-	case unix.NFPROTO_INET:
+	case unix.NFPROTO_INET, unix.NFPROTO_BRIDGE:
 		return table == tableName
 	case unix.NFPROTO_IPV4, unix.NFPROTO_IPV6:
 	default:

@@ -44,6 +44,11 @@ func TestOverlay(t *testing.T) {
 		})
 	}
 	for _, s := range c.sites {
+		if out := s.sh("nft list set bridge weft gw4"); !strings.Contains(out, ". 10.60.0.1 }") {
+			s.Errorf("the gateway is not kept out of the tunnel:\n%s", out)
+		}
+	}
+	for _, s := range c.sites {
 		if policy := s.sh("iptables -S FORWARD | head -1"); !strings.Contains(policy, "DROP") {
 			t.Errorf("%s: the engine's policy is %q", s.Host.Name, policy)
 		}
