@@ -73,7 +73,9 @@ type Driver struct {
 	mu        sync.Mutex // guards the maps, held for no I/O
 	networks  map[string]Network
 	endpoints map[string]Endpoint
-	creating  string // device of the network in creation, one at a time
+	creating  string             // device of the network in creation, one at a time
+	absent    map[string]Absence // by UUID: shared networks that a user removed here
+	unmarked  map[string]int     // by UUID: removals of it are weft's own
 
 	locks keyed // one lock a network, one an endpoint
 	leaks leakBook
@@ -109,7 +111,7 @@ func New(cfg Config) (*Driver, error) {
 	}
 	return &Driver{
 		cfg: cfg, log: cfg.Logger, now: cfg.Now, started: cfg.Now(),
-		networks: map[string]Network{}, endpoints: map[string]Endpoint{},
+		networks: map[string]Network{}, endpoints: map[string]Endpoint{}, absent: map[string]Absence{}, unmarked: map[string]int{},
 		leaks: leakBook{missing: map[string]time.Time{}},
 	}, nil
 }
@@ -150,7 +152,7 @@ func (d *Driver) Load() error {
 	d.mu.Lock()
 	d.networks, d.endpoints = networks, endpoints
 	d.mu.Unlock()
-	return nil
+	return d.loadAbsent()
 }
 
 // network finds a network and its kind.
@@ -212,14 +214,21 @@ func (d *Driver) Stats() Stats {
 	return d.stats
 }
 
-// saveNetwork makes a network durable, then visible.
+// saveNetwork makes a network durable, then visible. It is not absent any more.
 func (d *Driver) saveNetwork(ctx context.Context, n Network) error {
-	if err := d.cfg.Journal.Commit(ctx, journal.Put(bucketNetworks, n.ID, n)); err != nil {
+	ops := []journal.Op{journal.Put(bucketNetworks, n.ID, n)}
+	if n.Shared != nil {
+		ops = append(ops, journal.Delete(bucketAbsent, n.Shared.UUID))
+	}
+	if err := d.cfg.Journal.Commit(ctx, ops...); err != nil {
 		return err
 	}
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.networks[n.ID] = n
-	d.mu.Unlock()
+	if n.Shared != nil {
+		delete(d.absent, n.Shared.UUID)
+	}
 	return nil
 }
 

@@ -71,7 +71,7 @@ func (d *Driver) CollectLeaks(ctx context.Context) error {
 		if !d.leaks.note(n.ID, held.Networks[n.ID], n.Created, held.At) || len(d.Endpoints(n.ID)) > 0 {
 			continue
 		}
-		if err := d.DeleteNetwork(ctx, n.ID); err != nil {
+		if err := d.DropNetwork(ctx, n.ID); err != nil {
 			errs = append(errs, err)
 			continue
 		}
