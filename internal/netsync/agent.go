@@ -72,6 +72,8 @@ const (
 	// lostAfter is for how long the engine's answers lack a network that it lost. One
 	// that is being made is missing for a moment only.
 	lostAfter = 15 * time.Second
+	// tellAfter is how long nothing can be done before the log says so.
+	tellAfter = 10 * time.Second
 	// passes bounds how often a comparison follows its own actions at once.
 	passes = 8
 )
@@ -90,6 +92,7 @@ type Agent struct {
 	states  map[string]condition // by UUID
 	names   map[string]string    // of local networks, by UUID
 	problem string
+	since   time.Time // of the problem; the zero time if it was told
 }
 
 // task tells apart what can fail.
@@ -103,6 +106,7 @@ type trouble struct {
 	text  string
 	pause time.Duration
 	next  time.Time
+	told  bool   // in the log
 	ids   string // the engine's networks then: when there are others, it may succeed
 }
 
@@ -115,7 +119,7 @@ func New(cfg Config) *Agent {
 		cfg.Now = time.Now
 	}
 	return &Agent{cfg: cfg, wake: make(chan struct{}, 1), troubles: map[task]*trouble{}, missing: map[string]time.Time{},
-		problem: "it has not looked yet"}
+		problem: "it has not looked yet", since: cfg.Now()}
 }
 
 // Wake makes Run compare soon. It does not wait.
@@ -145,6 +149,9 @@ func (a *Agent) Run(ctx context.Context) error {
 // pause is how long nothing has to be looked at, if nothing happens.
 func (a *Agent) pause() time.Duration {
 	until := a.cfg.Now().Add(every)
+	if a.Problem() != "" {
+		until = a.cfg.Now().Add(tellAfter)
+	}
 	for _, t := range a.troubles {
 		if t.next.Before(until) {
 			until = t.next
@@ -292,7 +299,11 @@ func (a *Agent) failed(key task, ids string, do action, err error) {
 		return
 	}
 	if t.text != err.Error() {
-		t.text = err.Error()
+		// What fails once is often being made by the user at this moment.
+		t.text, t.told = err.Error(), false
+		a.cfg.Logger.Debug("network of the cluster", "wanted", string(do.verb), "name", do.name(), "err", err)
+	} else if !t.told {
+		t.told = true
 		a.cfg.Logger.Error("network of the cluster; it is tried again", "wanted", string(do.verb), "name", do.name(), "uuid", do.record.UUID, "err", err)
 	}
 	a.mu.Lock()

@@ -147,8 +147,11 @@ func (p *planner) nameless(l Local, r directory.Network, n engine.Network) {
 	case !taken:
 		p.is(l.UUID, Present, "")
 		p.do(claim, r, l)
+	case both && l.Endpoints > 0:
+		p.is(l.UUID, Conflict, "the engine has another network of this name, which is the cluster's: disconnect the containers of this one")
 	case both:
-		p.is(l.UUID, Conflict, "the engine has two networks of this name: remove this one")
+		p.is(l.UUID, Removed, "the engine has another network of this name, which is the cluster's")
+		p.do(replace, winner, l)
 	case winner.Agrees(r):
 		p.is(l.UUID, Present, "")
 		p.is(winner.UUID, Creating, "")

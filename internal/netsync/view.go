@@ -1,6 +1,10 @@
 package netsync
 
-import "github.com/weft-net/weft/internal/directory"
+import (
+	"time"
+
+	"github.com/weft-net/weft/internal/directory"
+)
 
 // View is a network of the cluster as this host has it.
 type View struct {
@@ -42,11 +46,14 @@ func (a *Agent) idle(err error) {
 		here[l.UUID] = condition{State: Present}
 	}
 	a.mu.Lock()
-	news := a.problem != err.Error()
+	defer a.mu.Unlock()
+	if a.problem == "" {
+		a.since = a.cfg.Now()
+	}
 	a.problem, a.states = err.Error(), here
-	a.mu.Unlock()
-	if news {
-		a.cfg.Logger.Info("networks are not kept in step for now", "why", err)
+	if !a.since.IsZero() && a.cfg.Now().Sub(a.since) >= tellAfter {
+		a.since = time.Time{}
+		a.cfg.Logger.Warn("networks are not kept in step with the cluster for now", "why", err)
 	}
 }
 
@@ -67,10 +74,10 @@ func (a *Agent) show(f facts, out outcome) {
 		}
 	}
 	a.mu.Lock()
-	news := a.problem != ""
+	told := a.problem != "" && a.since.IsZero()
 	a.problem, a.states, a.names = "", out.states, names
 	a.mu.Unlock()
-	if news {
-		a.cfg.Logger.Info("networks are kept in step with the cluster")
+	if told {
+		a.cfg.Logger.Info("networks are kept in step with the cluster again")
 	}
 }

@@ -1,0 +1,367 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weft-net/weft/internal/admin"
+	"github.com/weft-net/weft/internal/engine"
+	"github.com/weft-net/weft/test/lab"
+)
+
+// TestNetworkSync: what is made on one host is on all, and what is removed stays away.
+func TestNetworkSync(t *testing.T) {
+	t.Parallel()
+	all := engines()
+	c := newCluster(t, clusterConfig{engines: []string{all[0], all[len(all)/2], all[len(all)-1]}, members: 1})
+	c.connected()
+	c.step("it appears with all that it is", (*cluster).appears)
+	c.step("removed on one host", (*cluster).removedHere)
+	c.step("removed everywhere", (*cluster).removedEverywhere)
+	c.step("a name that is taken", (*cluster).foreignName)
+	c.step("made on two hosts in the same second", (*cluster).sameSecond)
+	c.step("removed while a host is off", (*cluster).removedWhileOff)
+}
+
+// overlay creates an overlay on one host, as a user does.
+func (s *site) overlay(name string, args ...string) error {
+	_, err := s.Docker(s.Context(), append(append([]string{"network", "create", "-d", plugin, "--ipam-driver", plugin, "-o", "mode=overlay"}, args...), name)...)
+	return err
+}
+
+// listed is a network as the engine lists it; nil if it has none of that name.
+func (s *site) listed(name string) (*engine.Network, error) {
+	answer, err := s.api().call(s.Context(), http.MethodGet, "/networks", nil)
+	if err != nil {
+		return nil, err
+	}
+	var list []engine.Network
+	if err := json.Unmarshal([]byte(answer), &list); err != nil {
+		return nil, err
+	}
+	var found *engine.Network
+	for _, n := range list {
+		if n.Name == name && found != nil {
+			return nil, fmt.Errorf("the engine has two networks %s", name)
+		}
+		if n.Name == name {
+			found = &n
+		}
+	}
+	return found, nil
+}
+
+// state is how a host's weft shows a network of the cluster.
+func (s *site) state(name string) (admin.ClusterNetwork, error) {
+	out, err := s.Run(s.Context(), "weft", "network", "ls", "--json")
+	if err != nil {
+		return admin.ClusterNetwork{}, err
+	}
+	var list []admin.ClusterNetwork
+	if err := json.Unmarshal([]byte(out), &list); err != nil {
+		return admin.ClusterNetwork{}, err
+	}
+	i := slices.IndexFunc(list, func(n admin.ClusterNetwork) bool { return n.Name == name })
+	if i < 0 {
+		return admin.ClusterNetwork{}, fmt.Errorf("%s: weft network ls lacks %s", s.Host.Name, name)
+	}
+	return list[i], nil
+}
+
+// isState waits until a host shows a network in a state.
+func (s *site) isState(name, state string) {
+	s.Helper()
+	s.comesBack(name+" to be "+state+" on "+s.Host.Name, func() error {
+		n, err := s.state(name)
+		if err == nil && n.State != state {
+			err = fmt.Errorf("it is %s: %s", n.State, n.Why)
+		}
+		return err
+	})
+}
+
+// has waits until the engines of hosts have a network, or none of that name.
+func (c *cluster) has(name string, want bool, sites ...*site) {
+	c.Helper()
+	for _, s := range sites {
+		c.comesTrue(fmt.Sprintf("network %s on %s: %t", name, s.Host.Name, want), func() error {
+			n, err := s.listed(name)
+			if err == nil && (n != nil) != want {
+				err = errors.New("not yet")
+			}
+			return err
+		})
+	}
+}
+
+// equal makes sure that the engines of all hosts were told the same of a network.
+func (c *cluster) equal(name string) {
+	c.Helper()
+	var first string
+	for _, s := range c.sites {
+		n, err := s.listed(name)
+		c.must(err)
+		if n == nil {
+			c.Fatalf("%s has no network %s", s.Host.Name, name)
+		}
+		n.ID, n.EnableIPv4 = "", nil
+		options := maps.Clone(n.Options)
+		delete(options, "net")
+		n.Options = options
+		text, err := json.MarshalIndent(n, "", " ")
+		c.must(err)
+		switch {
+		case first == "":
+			first = string(text)
+		case first != string(text):
+			c.Errorf("%s has\n%s\nand %s\n%s", c.sites[0].Host.Name, first, s.Host.Name, text)
+		}
+	}
+}
+
+func (c *cluster) appears() {
+	h1 := c.sites[0]
+	begin := time.Now()
+	c.must(h1.overlay("full", "--subnet", "10.61.0.0/24", "--ip-range", "10.61.0.128/25", "--gateway", "10.61.0.9", "--aux-address", "printer=10.61.0.200",
+		"--ipv6", "--subnet", "fd61::/64", "--attachable", "--label", "com.docker.compose.network=full", "--label", "com.docker.compose.project=shop",
+		"--label", "com.docker.compose.version=2.40", "-o", "com.docker.network.driver.mtu=1300", "-o", "publish=native"))
+	made := time.Now()
+	var wg sync.WaitGroup
+	for _, s := range c.sites[1:] {
+		wg.Go(func() {
+			for time.Since(made) < time.Minute {
+				if n, err := s.listed("full"); err == nil && n != nil {
+					c.Logf("%s (%s) has it %v after the command on h1 ended, which took %v", s.Host.Name, s.engine,
+						time.Since(made).Round(time.Millisecond), made.Sub(begin).Round(time.Millisecond))
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	c.has("full", true, c.sites...)
+	c.equal("full")
+	for _, s := range c.sites {
+		s.isState("full", "present")
+	}
+	c.must(h1.overlay("plain"))
+	c.has("plain", true, c.sites...)
+	c.equal("plain")
+	for _, s := range c.sites {
+		s.server("web-"+s.Host.Name, "--network", "plain")
+	}
+	for _, to := range c.sites {
+		for _, from := range c.sites {
+			from.answers(from.from("web-"+from.Host.Name), hostPort(to.ip("web-"+to.Host.Name, "plain"), 80), "web-"+to.Host.Name)
+		}
+	}
+	for _, s := range c.sites {
+		s.docker("rm", "-f", "web-"+s.Host.Name)
+	}
+	c.must(h1.overlay("inside", "--internal", "--subnet", "10.62.0.0/24"))
+	c.has("inside", true, c.sites...)
+	for _, s := range c.sites {
+		if n, err := s.listed("inside"); err != nil || !n.Internal {
+			c.Errorf("%s: %+v %v", s.Host.Name, n, err)
+		}
+	}
+}
+
+// removedHere: neither time nor restarts bring it back, only the user.
+func (c *cluster) removedHere() {
+	h1, h2, h3 := c.sites[0], c.sites[1], c.sites[2]
+	away := func(after string) {
+		c.Helper()
+		h3.isState("full", "absent")
+		if n, err := h3.listed("full"); err != nil || n != nil {
+			c.Errorf("it is back %s: %v %v", after, n, err)
+		}
+	}
+	h3.docker("network", "rm", "full")
+	away("at once")
+	h3.docker("network", "prune", "-f")
+	h3.isState("plain", "absent")
+	h3.isState("inside", "absent")
+	c.must(h3.KillPlugin(c.Context()))
+	c.connectedTo(h3)
+	away("after a crash of weft")
+	_, err := h3.RestartEngine(c.Context())
+	c.must(err)
+	c.connectedTo(h3)
+	away("after a restart of the engine")
+	c.has("full", true, h1, h2)
+	// By its name it is the cluster's again, with other settings as well.
+	c.must(h3.overlay("full", "--subnet", "10.61.0.0/24", "--ipv6", "--subnet", "fd61::/64", "-o", "com.docker.network.driver.mtu=1300"))
+	h3.isState("full", "present")
+	c.must(h3.overlay("plain"))
+	h3.isState("plain", "present")
+	c.equal("plain")
+	c.has("full", true, c.sites...)
+}
+
+// connectedTo waits until weft of a host uses the store.
+func (c *cluster) connectedTo(s *site) {
+	c.Helper()
+	c.comesTrue(s.Host.Name+" to use the store", s.storeServes)
+}
+
+func (c *cluster) removedEverywhere() {
+	h1, h2, h3 := c.sites[0], c.sites[1], c.sites[2]
+	h2.run("user", "--network", "full")
+	c.comesTrue("the use to be known", func() error {
+		out, err := h1.Run(h1.Context(), "weft", "network", "rm", "full")
+		if err == nil {
+			c.Fatalf("a network in use was removed: %s", out)
+		}
+		if !strings.Contains(err.Error(), "h2 1") {
+			return err
+		}
+		return nil
+	})
+	h2.docker("rm", "-f", "user")
+	c.comesTrue("the removal", func() error {
+		_, err := h3.Run(h3.Context(), "weft", "network", "rm", "full")
+		return err
+	})
+	c.has("full", false, c.sites...)
+	for _, name := range []string{"plain", "inside"} {
+		h1.weft("network", "rm", name)
+		c.has(name, false, c.sites...)
+	}
+	c.noNetworks()
+}
+
+// noNetworks waits until the store has nothing of networks.
+func (c *cluster) noNetworks() {
+	c.Helper()
+	c.comesTrue("the records of networks to go", func() error {
+		keys, err := c.store.Get(c.Context(), "")
+		if err != nil {
+			return err
+		}
+		for key := range keys {
+			for _, kind := range []string{"/net/", "/name/", "/vni/", "/ep/"} {
+				if strings.Contains("/"+key, kind) {
+					return fmt.Errorf("%s is there", key)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// foreignName: a host whose engine has a network of that name keeps it.
+func (c *cluster) foreignName() {
+	h1, h2, h3 := c.sites[0], c.sites[1], c.sites[2]
+	h2.docker("network", "create", "--subnet", "10.63.0.0/24", "taken")
+	c.must(h1.overlay("taken", "--subnet", "10.64.0.0/24"))
+	c.has("taken", true, h3)
+	h2.isState("taken", "conflict")
+	if n, err := h2.listed("taken"); err != nil || n.Driver != "bridge" {
+		c.Errorf("%+v %v", n, err)
+	}
+	h2.docker("network", "rm", "taken")
+	h2.isState("taken", "present")
+	c.equal("taken")
+	h1.weft("network", "rm", "taken")
+	c.has("taken", false, c.sites...)
+}
+
+// sameSecond: one network comes of it, whichever host is faster.
+func (c *cluster) sameSecond() {
+	h1, h2 := c.sites[0], c.sites[1]
+	for i, args := range [][]string{{"--subnet", "10.65.0.0/24"}, nil} {
+		name := fmt.Sprintf("twin%d", i)
+		c.all(func(s *site) error {
+			if s.Host.Name == "h3" {
+				return nil
+			}
+			return s.overlay(name, args...)
+		})
+		for _, s := range c.sites {
+			s.isState(name, "present")
+		}
+		c.has(name, true, c.sites...)
+		c.equal(name)
+	}
+	// Containers that start at once live on: the loser's network becomes the winner's.
+	c.all(func(s *site) error {
+		if s.Host.Name == "h3" {
+			return nil
+		}
+		if err := s.overlay("twins", "--subnet", "10.66.0.0/24"); err != nil {
+			return err
+		}
+		_, err := s.Docker(s.Context(), "run", "-d", "--name", "twin", "--network", "twins", lab.Image, "sh", "-c",
+			"socat TCP4-LISTEN:80,fork,reuseaddr SYSTEM:'echo twin on "+s.Host.Name+"'")
+		return err
+	})
+	for _, s := range c.sites {
+		s.isState("twins", "present")
+	}
+	h1.answers(h1.from("twin"), hostPort(h2.ip("twin", "twins"), 80), "twin on h2")
+	h2.answers(h2.from("twin"), hostPort(h1.ip("twin", "twins"), 80), "twin on h1")
+	h1.answers(h1.fromHost(), hostPort(h2.ip("twin", "twins"), 80), "twin on h2")
+	for _, s := range []*site{h1, h2} {
+		s.pings(s.from("twin"), s.out.IPv4.String())
+		s.docker("rm", "-f", "twin")
+	}
+	for _, name := range []string{"twin0", "twin1", "twins"} {
+		c.comesTrue("the removal of "+name, func() error {
+			_, err := h1.Run(h1.Context(), "weft", "network", "rm", name)
+			return err
+		})
+		c.has(name, false, c.sites...)
+	}
+	c.noNetworks()
+}
+
+// removedWhileOff: a host that comes back takes the network down, whatever it had on it,
+// and its subnet is free then.
+func (c *cluster) removedWhileOff() {
+	h1, h3 := c.sites[0], c.sites[2]
+	c.must(h1.overlay("gone", "--subnet", "10.67.0.0/24"))
+	c.has("gone", true, h3)
+	h3.docker("run", "-d", "--restart", "always", "--name", "stays", "--network", "gone", lab.Image, "sleep", "infinity")
+	c.must(h3.PowerOff(c.Context()))
+	h1.weft("network", "ls")
+	if out, err := h1.Run(c.Context(), "weft", "network", "rm", "gone"); err == nil || !strings.Contains(err.Error(), "h3 1") {
+		c.Errorf("what a host that is off uses was removed: %s %v", out, err)
+	}
+	c.must(h3.Boot(c.Context()))
+	c.connectedTo(h3)
+	h3.docker("stop", "-t0", "stays")
+	c.comesTrue("its endpoint to be gone", func() error {
+		keys, err := c.store.Get(c.Context(), "")
+		for key, value := range keys {
+			if strings.Contains(key, "ep/") && !strings.Contains(value, `"own":true`) {
+				err = errors.Join(err, fmt.Errorf("%s is there", key))
+			}
+		}
+		return err
+	})
+	c.must(h3.PowerOff(c.Context()))
+	h1.weft("network", "rm", "gone")
+	c.has("gone", false, c.sites[:2]...)
+	c.comesTrue("the removal to wait for h3 alone", func() error {
+		n, err := h1.state("gone")
+		if err == nil && (n.State != "removed" || !slices.Equal(n.Hosts, []string{"h3"})) {
+			err = fmt.Errorf("%+v", n)
+		}
+		return err
+	})
+	if out := h1.weft("network", "ls"); !strings.Contains(out, "removed: waits for h3") {
+		c.Errorf("weft network ls:\n%s", out)
+	}
+	c.must(h3.Boot(c.Context()))
+	c.has("gone", false, h3)
+	c.noNetworks()
+}
