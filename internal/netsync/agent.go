@@ -72,6 +72,9 @@ const (
 	// lostAfter is for how long the engine's answers lack a network that it lost. One
 	// that is being made is missing for a moment only.
 	lostAfter = 15 * time.Second
+	// forgetAfter is for how long the store lacks a network before nobody remembers that
+	// a user removed it here: a store that was wiped is told again by its hosts.
+	forgetAfter = 5 * time.Minute
 	// tellAfter is how long nothing can be done before the log says so.
 	tellAfter = 10 * time.Second
 	// passes bounds how often a comparison follows its own actions at once.
@@ -87,6 +90,7 @@ type Agent struct {
 	// Of Run alone.
 	troubles map[task]*trouble
 	missing  map[string]time.Time // since when the engine's answers lack a network, by id
+	gone     map[string]time.Time // since when the store lacks a network that a user removed here, by UUID
 
 	mu      sync.Mutex
 	states  map[string]condition // by UUID
@@ -178,16 +182,31 @@ func (a *Agent) round(ctx context.Context) {
 		}
 		out := plan(f)
 		a.show(f, out)
-		if len(out.forget) > 0 {
-			if err := a.cfg.Host.ForgetAbsent(ctx, out.forget...); err != nil {
-				a.cfg.Logger.Error("forget which networks were removed here", "err", err)
-			}
-		}
+		a.forget(ctx, out.forget)
 		if !a.act(ctx, idsOf(f.networks), out.todo) {
 			return
 		}
 	}
 	a.Wake() // others change as fast as this host does
+}
+
+// forget takes away the marks of networks that are gone for good.
+func (a *Agent) forget(ctx context.Context, uuids []string) {
+	gone := make(map[string]time.Time)
+	for _, uuid := range uuids {
+		since, ok := a.gone[uuid]
+		if !ok {
+			since = a.cfg.Now()
+		}
+		gone[uuid] = since
+		if a.cfg.Now().Sub(since) < forgetAfter {
+			continue
+		}
+		if err := a.cfg.Host.ForgetAbsent(ctx, uuid); err != nil {
+			a.cfg.Logger.Error("forget that a network was removed here", "uuid", uuid, "err", err)
+		}
+	}
+	a.gone = gone
 }
 
 // look gathers the facts. What the engine says is asked last: a network that it lacks

@@ -98,6 +98,14 @@ func start(t *testing.T, name string, s cluster.Store, m *machine) *host {
 	return h
 }
 
+// pass lets time pass for the agent.
+func (h *host) pass(d time.Duration) {
+	h.mu.Lock()
+	h.ahead += d
+	h.mu.Unlock()
+	h.agent.Wake()
+}
+
 func (h *host) until(what string, ok func() bool) {
 	h.t.Helper()
 	end := time.Now().Add(10 * time.Second)
@@ -499,7 +507,15 @@ func TestAbsent(t *testing.T) {
 	a.dockerRemove("demo")
 	b.dockerRemove("demo")
 	for _, h := range []*host{a, b, c} {
-		h.until("nothing is known of it", func() bool { return len(h.agent.Networks()) == 0 && len(h.Absent()) == 0 })
+		h.until("nothing is known of it", func() bool { return len(h.agent.Networks()) == 0 })
+		if len(h.Absent()) != 1 {
+			t.Errorf("%s: marks of absence: %v", h.name, h.Absent())
+		}
+		h.agent.Wake()
+		h.until("no mark is left", func() bool {
+			h.pass(time.Minute)
+			return len(h.Absent()) == 0
+		})
 	}
 	if keys := records(t, fake); len(keys) > 0 {
 		t.Errorf("left in the store: %v", keys)
@@ -582,11 +598,44 @@ func TestEngineLost(t *testing.T) {
 	if b.named("demo") != nil {
 		t.Fatal("what the engine lacks for a moment was made twice")
 	}
-	b.mu.Lock()
-	b.ahead = time.Minute
-	b.mu.Unlock()
-	b.agent.Wake()
+	b.pass(time.Minute)
 	b.until("it is back", func() bool { return b.uuid("demo") == a.uuid("demo") && len(b.Shared()) == 1 && len(b.Absent()) == 0 })
+}
+
+// TestWiped: the hosts tell a store that lost everything, names and descriptions too,
+// and what a user removed stays away.
+func TestWiped(t *testing.T) {
+	fake, a, b, c := three(t)
+	a.create(user("demo", "10.50.0.0/24"))
+	b.is("demo", netsync.Present)
+	c.is("demo", netsync.Present)
+	c.dockerRemove("demo")
+	c.is("demo", netsync.Absent)
+	fake.Wipe()
+	for _, h := range []*host{a, b, c} {
+		h.until("frozen", func() bool { return h.cluster.Ready() != nil })
+		h.until("it knows", func() bool { h.agent.Wake(); return h.agent.Problem() != "" })
+	}
+	if err := a.cluster.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range []*host{a, b, c} {
+		h.until("recovered", func() bool {
+			for _, other := range []*host{a, b, c} {
+				if epoch := other.cluster.Returning(); epoch > 0 {
+					other.cluster.Told(epoch) // no pool has anything to tell
+				}
+			}
+			return h.cluster.Ready() == nil
+		})
+	}
+	for _, h := range []*host{a, b, c} {
+		h.until("told again", func() bool { n, ok := h.Named("demo"); return ok && len(n.Spec) > 0 && len(n.Hosts) == 2 })
+	}
+	c.is("demo", netsync.Absent)
+	if c.creates > 0 && c.named("demo") != nil {
+		t.Fatal("it came back")
+	}
 }
 
 // TestFrozen: while the store is away or frozen nothing is made or removed.
