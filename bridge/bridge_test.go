@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weft-net/weft/bridge"
 	"github.com/weft-net/weft/driver"
@@ -58,6 +59,7 @@ type house struct {
 	later  *kernel.Later
 	direct bool
 	blind  bool
+	join   func() // what happens during a Join, after its link was made
 	j      *journal.Journal
 }
 
@@ -92,13 +94,27 @@ func (h *house) start() {
 	}
 	kind := bridge.New(bridge.Config{Kernel: h.kernel, Firewall: h.fw, Ports: h.ports, Later: h.later, Seed: "seed",
 		DirectSafe: func() (bool, string) { return h.direct, "the test says so" }})
-	h.Driver, err = driver.New(driver.Config{Journal: h.j, Kernel: h.kernel, Firewall: h.fw, Kinds: map[string]driver.Kind{"bridge": kind}, Blind: func() bool { return h.blind }})
+	h.Driver, err = driver.New(driver.Config{Journal: h.j, Kernel: h.kernel, Firewall: h.fw, Kinds: map[string]driver.Kind{"bridge": slow{kind, h}}, Blind: func() bool { return h.blind }})
 	if err == nil {
 		err = h.Restore(h.Context())
 	}
 	if err != nil {
 		h.Fatal(err)
 	}
+}
+
+// slow is a kind during whose Join something happens.
+type slow struct {
+	driver.Kind
+	h *house
+}
+
+func (s slow) Join(ctx context.Context, n driver.Network, ep driver.Endpoint) (driver.Endpoint, driver.JoinAnswer, error) {
+	out, answer, err := s.Kind.Join(ctx, n, ep)
+	if s.h.join != nil {
+		s.h.join()
+	}
+	return out, answer, err
 }
 
 func (h *house) must(err error) {
@@ -424,6 +440,97 @@ func TestReconcile(t *testing.T) {
 	if l, err := h.kernel.LinkByName("wv-bbbbbbbbbbbb"); err != nil || l.Master == 0 {
 		t.Errorf("the port is not back in the bridge: %+v, %v", l, err)
 	}
+}
+
+// TestConflict: an endpoint with an address of another host is off the network, however
+// its link is made and whoever sets it up, until the conflict ends.
+func TestConflict(t *testing.T) {
+	const link = "wv-bbbbbbbbbbbb"
+	taken := []driver.Conflict{{Network: id("a"), Address: netip.MustParseAddr("10.1.0.2")}}
+	for _, attach := range []string{"docker", "direct"} {
+		t.Run(attach, func(t *testing.T) {
+			h := newHouse(t)
+			h.direct = true
+			h.kernel.AddSandbox("/x")
+			up := func(want bool, when string) {
+				t.Helper()
+				if l, err := h.kernel.LinkByName(link); err != nil || l.Up != want {
+					t.Errorf("%s: up %t, %v", when, l.Up, err)
+				}
+			}
+			reconcile := func(depth driver.Depth, want bool, when string) {
+				t.Helper()
+				_, err := h.Reconcile(t.Context(), depth)
+				h.must(err)
+				up(want, when)
+				if report, err := h.Reconcile(t.Context(), depth); err != nil || len(report.Repaired) > 0 {
+					t.Errorf("%s: once more: %v, %v", when, report.Repaired, err)
+				}
+			}
+			h.joinedTo(map[string]string{"attach": attach, "publish": "native"})
+			whole := h.kernel.Dump()
+			h.SetConflicts([]driver.Conflict{{Network: id("c"), Address: netip.MustParseAddr("10.1.0.2")}, {Network: id("a"), Address: netip.MustParseAddr("10.1.0.3")}})
+			reconcile(driver.Changes, true, "another endpoint's conflict")
+			h.SetConflicts(taken)
+			reconcile(driver.Changes, false, "the conflict began")
+			if ep := h.Endpoints("")[0]; !ep.Off {
+				t.Error("it is not said to be off")
+			}
+			reconcile(driver.Full, false, "on the timer")
+			h.must(h.kernel.EnsurePort(kernel.Veth{Host: link, Bridge: "wf-aaaaaaaaaaaa"}))
+			reconcile(driver.Changes, false, "somebody set it up")
+			h.must(h.Publish(t.Context(), id("a"), id("b"), []driver.Binding{{Proto: 6, Port: 80}}))
+			up(false, "ports were published")
+			h.must(h.Unpublish(t.Context(), id("a"), id("b")))
+			h.start()
+			h.SetConflicts(taken)
+			reconcile(driver.Full, false, "weft was started again")
+			h.SetConflicts(nil)
+			reconcile(driver.Changes, true, "the conflict ended")
+			if got := strings.ReplaceAll(h.kernel.Dump(), " hairpin", ""); got != whole {
+				t.Errorf("links differ:\n%s\ninstead of\n%s", got, whole)
+			}
+			h.SetConflicts(taken)
+			h.must(h.Leave(t.Context(), id("a"), id("b")))
+			h.must(h.DeleteEndpoint(t.Context(), id("a"), id("b")))
+			h.settle()
+			_, err := h.CreateEndpoint(t.Context(), endpoint("b", "a", "10.1.0.2/24"))
+			h.must(err)
+			_, err = h.Join(t.Context(), id("a"), id("b"), "/x", nil)
+			h.must(err)
+			up(false, "it was joined in conflict")
+		})
+	}
+}
+
+// TestConflictDuringJoin: the conflict that begins while a link is made is not lost.
+func TestConflictDuringJoin(t *testing.T) {
+	h := newHouse(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	runs := func() uint64 { return h.Stats().Runs }
+	end := time.Now().Add(10 * time.Second)
+	h.join = func() {
+		before := runs()
+		h.SetConflicts([]driver.Conflict{{Network: id("a"), Address: netip.MustParseAddr("10.1.0.2")}})
+		for runs() < before+1 && time.Now().Before(end) {
+			time.Sleep(time.Millisecond) // Run looks, and does not find the endpoint joined
+		}
+	}
+	go func() { done <- h.Run(ctx, driver.Hints{}) }() // without hints: only the conflict wakes it
+	h.joinedTo(nil)
+	down := false
+	for !down && time.Now().Before(end) {
+		l, err := h.kernel.LinkByName("wv-bbbbbbbbbbbb")
+		h.must(err)
+		down = !l.Up
+		time.Sleep(time.Millisecond)
+	}
+	if !down {
+		t.Error("the link stays up")
+	}
+	cancel()
+	h.must(<-done)
 }
 
 // TestFailureLeavesNothing: a kernel that refuses leaves no record.

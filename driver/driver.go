@@ -73,11 +73,13 @@ type Driver struct {
 	mu        sync.Mutex // guards the maps, held for no I/O
 	networks  map[string]Network
 	endpoints map[string]Endpoint
-	creating  string             // device of the network in creation, one at a time
+	creating  string // device of the network in creation, one at a time
+	conflicts map[Conflict]bool
 	absent    map[string]Absence // by UUID: shared networks that a user removed here
 	unmarked  map[string]int     // by UUID: removals of it are weft's own
 
-	locks keyed // one lock a network, one an endpoint
+	wake  chan struct{} // for Run: the conflicts changed
+	locks keyed         // one lock a network, one an endpoint
 	leaks leakBook
 	stats Stats
 }
@@ -112,7 +114,7 @@ func New(cfg Config) (*Driver, error) {
 	return &Driver{
 		cfg: cfg, log: cfg.Logger, now: cfg.Now, started: cfg.Now(),
 		networks: map[string]Network{}, endpoints: map[string]Endpoint{}, absent: map[string]Absence{}, unmarked: map[string]int{},
-		leaks: leakBook{missing: map[string]time.Time{}},
+		wake: make(chan struct{}, 1), leaks: leakBook{missing: map[string]time.Time{}},
 	}, nil
 }
 
@@ -178,6 +180,7 @@ func (d *Driver) endpoint(network, id string) (Endpoint, error) {
 	if !ok || ep.Network != network {
 		return Endpoint{}, unknownEndpoint(id)
 	}
+	ep.Off = d.isOff(ep)
 	return ep, nil
 }
 
@@ -198,6 +201,7 @@ func (d *Driver) Endpoints(network string) []Endpoint {
 	var out []Endpoint
 	for _, ep := range d.endpoints {
 		if network == "" || ep.Network == network {
+			ep.Off = d.isOff(ep)
 			out = append(out, ep)
 		}
 	}
@@ -239,7 +243,11 @@ func (d *Driver) saveEndpoint(ctx context.Context, ep Endpoint) error {
 	}
 	d.mu.Lock()
 	d.endpoints[ep.ID] = ep
+	late := ep.Off != d.isOff(ep)
 	d.mu.Unlock()
+	if late { // its link was made by what was known before
+		d.poke()
+	}
 	return nil
 }
 

@@ -26,9 +26,11 @@ type Kind interface {
 	RemoveNetwork(ctx context.Context, n Network) error
 	// PlanEndpoint checks a new endpoint and fills in its MAC address and names.
 	PlanEndpoint(n Network, ep Endpoint) (Endpoint, error)
-	// Join makes the endpoint's link and says what the engine should do with it.
+	// Join makes the endpoint's link, down if it is Off, and says what the engine
+	// should do with it.
 	Join(ctx context.Context, n Network, ep Endpoint) (Endpoint, JoinAnswer, error)
-	// Publish makes the endpoint's ports answer, instead of those it had.
+	// Publish makes the endpoint's ports answer, instead of those it had. Those of one
+	// that is Off are reserved, and lead nowhere.
 	Publish(ctx context.Context, n Network, ep Endpoint, bindings []Binding) (Endpoint, error)
 	// Unpublish closes the endpoint's ports.
 	Unpublish(ctx context.Context, n Network, ep Endpoint) error
@@ -43,7 +45,8 @@ type Kind interface {
 	// Check compares a network and its endpoints with what the kernel has, and
 	// returns one sentence for each difference. It changes nothing.
 	Check(actual Actual, n Network, eps []Endpoint) []string
-	// EnsureEndpoint mends the host's side of a joined endpoint.
+	// EnsureEndpoint mends the host's side of a joined endpoint: nothing passes it
+	// while the endpoint is Off.
 	EnsureEndpoint(ctx context.Context, n Network, ep Endpoint) error
 }
 
@@ -149,6 +152,9 @@ type Endpoint struct {
 	Bindings []Binding `json:"bindings,omitempty"`
 	Ports    []Port    `json:"ports,omitempty"`
 	Created  time.Time `json:"created"`
+	// Off says that one of its addresses belongs to another host by now: the kind keeps
+	// its link down. The journal does not have it; the driver says it anew each time.
+	Off bool `json:"-"`
 }
 
 // Addrs are the endpoint's addresses.

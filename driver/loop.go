@@ -21,7 +21,8 @@ const (
 	restAfter = 200 * time.Millisecond
 )
 
-// Run reconciles at start, on hints and on timers until ctx ends.
+// Run reconciles at start, on hints, on timers and after [Driver.SetConflicts] until
+// ctx ends.
 func (d *Driver) Run(ctx context.Context, hints Hints) error {
 	full := time.NewTicker(fullEvery)
 	defer full.Stop()
@@ -39,6 +40,8 @@ func (d *Driver) Run(ctx context.Context, hints Hints) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-d.wake:
+			work = func() error { _, err := d.Reconcile(ctx, Changes); return err }
 		case <-full.C:
 			work = func() error { _, err := d.Reconcile(ctx, Full); return err }
 		case _, ok = <-hints.Firewall:

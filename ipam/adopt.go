@@ -64,5 +64,8 @@ func (m *IPAM) adopted(p *pool) (ops, undo []journal.Op, done func()) {
 				p.book.hold(a, h)
 			}
 		}
+		if p.book.share != nil {
+			p.book.share.claim = true // none of them is this host's
+		}
 	}
 }

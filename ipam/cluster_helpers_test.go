@@ -31,6 +31,7 @@ type member struct {
 	answers func(netip.Addr) bool // nil: nothing does
 	cluster *cluster.Cluster
 	journal *journal.Journal
+	told    atomic.Pointer[[]ipam.Conflict] // what Conflicts said when OnConflict was called
 	stop    func()
 }
 
@@ -70,7 +71,10 @@ func (m *member) start() {
 			return m.answers != nil && m.answers(a), nil
 		},
 	})
-	book, err = ipam.New(ipam.Config{Journal: m.journal, Seed: seed, Cluster: m.cluster, Leader: m.leader})
+	book, err = ipam.New(ipam.Config{Journal: m.journal, Seed: seed, Cluster: m.cluster, Leader: m.leader, OnConflict: func() {
+		now := book.Conflicts()
+		m.told.Store(&now)
+	}})
 	fatal(err)
 	m.IPAM = book
 	ctx, cancel := context.WithCancel(context.Background())

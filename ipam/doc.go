@@ -45,6 +45,10 @@
 // owns, 2 s for any address when this host owns none. The gateway of a pool is the
 // same on all hosts.
 //
+// A host that was removed while it lived, or is a copy of another one, may have
+// containers on addresses of others. [IPAM.Conflicts] tells them as soon as the store
+// was seen, and Config.OnConflict when they change: they belong off the network.
+//
 // # What the package does not do
 //
 // It knows no network driver, does not probe the wire for foreign users of an

@@ -43,6 +43,10 @@ type Config struct {
 	// older one gave out: nothing is handed out before Holders, which is required
 	// then, has said which. [IPAM.Run] asks.
 	Blind bool
+	// OnConflict is called from Run when [IPAM.Conflicts] gives another answer than
+	// before, which may be some already at the start. It may call the IPAM and must be
+	// quick; nil means that nobody wants to know.
+	OnConflict func()
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// Logger gets what an operator should know; nil means silence.
@@ -73,6 +77,8 @@ type IPAM struct {
 	// they are not known yet.
 	strangers map[netip.Addr]bool
 	blind     bool
+	// told are the conflicts of which OnConflict knows. Only Run uses it.
+	told []Conflict
 }
 
 // pool is one answered RequestPool.
@@ -101,6 +107,9 @@ func New(cfg Config) (*IPAM, error) {
 	}
 	if cfg.Routes == nil {
 		cfg.Routes = func() []netip.Prefix { return nil }
+	}
+	if cfg.OnConflict == nil {
+		cfg.OnConflict = func() {}
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

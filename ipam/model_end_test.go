@@ -34,6 +34,7 @@ func (w *world) end() {
 		w.check()
 	}
 	w.checkStore()
+	w.checkConflicts()
 	w.exhaust()
 }
 
@@ -131,6 +132,24 @@ func (w *world) checkStore() {
 			for _, id := range s.By {
 				if living[id] == nil {
 					w.fail("%s: %v leaked to %s, which is gone", kv.Key, places(bit), id)
+				}
+			}
+		}
+	}
+}
+
+// checkConflicts compares what each host keeps off the network with the owners of its
+// containers' addresses, when nothing is left to do.
+func (w *world) checkConflicts() {
+	for _, h := range w.hosts {
+		for i, sh := range h.shares {
+			if !h.up || sh == nil {
+				continue
+			}
+			for a := range h.engine[i] {
+				mine := w.ownersOf(sh.uuid, a).Owned[h.id.ID]&ownership.Bit(a) != 0
+				if off := sh.conflicts[a] != nil; off == mine {
+					w.fail("%s is an endpoint's on host %d: its own %v, off the network %v", a, h.n, mine, off)
 				}
 			}
 		}

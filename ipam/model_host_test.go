@@ -63,6 +63,7 @@ type mhost struct {
 	// its network. Those in conflict belong to an id that this host gave up.
 	engine   []map[netip.Addr]string
 	conflict []map[netip.Addr]bool
+	off      []map[netip.Addr]bool // which of them were taken off the network
 	gateway  []netip.Addr
 	rolled   bool // the disk was rolled back and the id not given up yet
 
@@ -101,6 +102,8 @@ type mshare struct {
 	pos       int64
 	life      int
 	watching  bool
+	conflicts conflicts
+	looked    int64 // the revision up to which conflicts were looked for
 }
 
 func (h *mhost) machine() cluster.Fingerprint {
@@ -168,7 +171,8 @@ func (h *mhost) reboot() {
 	h.w.count("reboot")
 	h.logf("reboots")
 	for i := range h.w.defs {
-		h.engine[i], h.conflict[i], h.gateway[i] = map[netip.Addr]string{}, map[netip.Addr]bool{}, netip.Addr{}
+		h.engine[i], h.gateway[i] = map[netip.Addr]string{}, netip.Addr{}
+		h.conflict[i], h.off[i] = map[netip.Addr]bool{}, map[netip.Addr]bool{}
 	}
 }
 
@@ -200,7 +204,7 @@ func (h *mhost) start() {
 // load makes a share of what is durable.
 func (h *mhost) load(i int) *mshare {
 	s := h.disk.shares[i]
-	sh := &mshare{i: i, uuid: s.uuid, book: newBook(h.w.defs[i].subnet)}
+	sh := &mshare{i: i, uuid: s.uuid, book: newBook(h.w.defs[i].subnet), conflicts: conflicts{}}
 	h.shares[i] = sh
 	h.setOwn(sh, maps.Clone(s.entries))
 	for _, a := range sorted(s.held) {
@@ -210,8 +214,12 @@ func (h *mhost) load(i int) *mshare {
 	for _, a := range sorted(s.freed) {
 		sh.book.remember(s.freed[a])
 	}
+	sh.conflicts.resume(sh.book, noLeaders)
 	return sh
 }
+
+// noLeaders says that no address of the model is of Swarm's.
+func noLeaders(*holding) bool { return false }
 
 func sorted[V any](m map[netip.Addr]V) []netip.Addr {
 	return slices.SortedFunc(maps.Keys(m), netip.Addr.Compare)
@@ -460,6 +468,7 @@ func (h *mhost) watch(sh *mshare) {
 	sh.watching, sh.pos, sh.life = true, u.Rev, h.w.life
 	h.rev = max(h.rev, u.Rev)
 	if u.Reset {
+		sh.looked = 0
 		sh.own.Reset(u.Puts, u.Rev)
 		return
 	}
@@ -604,17 +613,26 @@ func (h *mhost) tell() {
 	})
 }
 
-// claimConflicts wishes for addresses that are in use and not this host's.
+// claimConflicts wishes for addresses that are in use and not this host's, and finds
+// those that are another one's.
 func (h *mhost) claimConflicts(sh *mshare) {
+	foreign, began, _ := sh.conflicts.look(sh.book, noLeaders)
+	if sh.watching {
+		sh.looked = sh.pos
+	}
+	for _, a := range began {
+		h.w.count("conflict found")
+		h.logf("%s is in conflict", a)
+	}
 	if !sh.own.Synced() || sh.rejoin {
 		return
 	}
+	for _, a := range foreign {
+		sh.own.Want(a)
+	}
 	// Their order does not matter: none of this draws or commits.
 	for a, k := range sh.book.held {
-		switch {
-		case k.kind == KindEndpoint && !sh.own.Owns(a):
-			sh.own.Want(a)
-		case h.conflict[sh.i][a] && (k.kind == KindGateway && sh.own.Shares(a) || k.kind == KindEndpoint && h.ownsDurably(sh, a)):
+		if h.conflict[sh.i][a] && (k.kind == KindGateway && sh.own.Shares(a) || k.kind == KindEndpoint && h.ownsDurably(sh, a)) {
 			h.w.count("conflict resolved")
 			delete(h.conflict[sh.i], a)
 		}

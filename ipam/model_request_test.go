@@ -358,6 +358,7 @@ func (h *mhost) releaseAny(i int) {
 	h.logf("releases %s", a)
 	delete(h.engine[i], a)
 	delete(h.conflict[i], a)
+	delete(h.off[i], a)
 	if a == h.gateway[i] {
 		h.gateway[i] = netip.Addr{}
 	}

@@ -69,7 +69,7 @@ func TestModel(t *testing.T) {
 var kinds = []string{
 	"answer applied late", "answer lost", "applied after unknown", "applied after the host's crash", "dropped", "down", "refused by the store", "fence failed",
 	"answered dynamic", "answered explicit", "answered gateway", "answered while cut off", "answered before the store was seen", "request timed out", "abandoned in the journal",
-	"fetch", "ask", "ask granted", "ask refused", "ask swept", "explicit from nobody", "dead address taken", "trim", "conflict resolved",
+	"fetch", "ask", "ask granted", "ask refused", "ask swept", "explicit from nobody", "dead address taken", "trim", "conflict found", "conflict resolved",
 	"crash with pending writes", "reboot", "cut", "watch cut", "disk rolled back", "stopped", "journal lost", "clone", "host removed", "host removed while alive", "new id",
 	"restore", "wipe", "back, but not kept", "freeze", "recover", "thaw", "pool left", "pool deleted", "membership forgotten", "leak collected", "leave unknown", "exhausted",
 }
@@ -207,10 +207,10 @@ func (w *world) addHost() *mhost {
 	h.hw = h.n
 	h.disk = disk{ident: cluster.Identity{ID: w.newID(h), Machine: h.machine()}, shares: map[int]*diskShare{}}
 	h.engine = make([]map[netip.Addr]string, len(w.defs))
-	h.conflict = make([]map[netip.Addr]bool, len(w.defs))
+	h.conflict, h.off = make([]map[netip.Addr]bool, len(w.defs)), make([]map[netip.Addr]bool, len(w.defs))
 	h.gateway = make([]netip.Addr, len(w.defs))
 	for i := range w.defs {
-		h.engine[i], h.conflict[i] = map[netip.Addr]string{}, map[netip.Addr]bool{}
+		h.engine[i], h.conflict[i], h.off[i] = map[netip.Addr]string{}, map[netip.Addr]bool{}, map[netip.Addr]bool{}
 	}
 	w.hosts = append(w.hosts, h)
 	return h

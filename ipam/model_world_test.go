@@ -284,7 +284,7 @@ func (w *world) check() {
 				continue
 			}
 			for a := range h.engine[i] {
-				if h.conflict[i][a] {
+				if w.excused(h, i, a) {
 					continue
 				}
 				if o := holders[a]; o != nil {
@@ -306,8 +306,49 @@ func (w *world) check() {
 		told := w.told(h)
 		for i := range w.defs {
 			w.checkJournal(h, i, told)
+			w.checkOff(h, i)
 		}
 		h.checkFree()
+	}
+}
+
+// excused says that a container may have an address that another one has as well: its
+// host gave up the id that owned it, and did not see yet whose it is, or knows and has
+// taken it off the network.
+func (w *world) excused(h *mhost, i int, a netip.Addr) bool {
+	return h.conflict[i][a] && (!w.saw(h, i, a) || h.shares[i].conflicts[a] != nil)
+}
+
+// saw says that a host has seen what the store says of an address, and looked since for
+// conflicts.
+func (w *world) saw(h *mhost, i int, a netip.Addr) bool {
+	if !h.up || h.shares[i] == nil || h.standing != cluster.Member || !w.told(h) {
+		return false
+	}
+	sh := h.shares[i]
+	return sh.watching && sh.life == w.life && sh.looked >= w.st.Get(cluster.OwnersPrefix(sh.uuid)+ownership.First(a).String()).Rev
+}
+
+// checkOff fails the schedule if a host does not take off the network what it knows to
+// be another one's, or puts it back before it owns it.
+func (w *world) checkOff(h *mhost, i int) {
+	if !h.up || h.shares[i] == nil {
+		return
+	}
+	sh := h.shares[i]
+	for a := range h.engine[i] {
+		off := sh.conflicts[a] != nil
+		if owner, taken := sh.own.Taken(a); taken && !off && !sh.own.Owns(a) && w.saw(h, i, a) {
+			w.fail("%s is an endpoint's on host %d and belongs to %q, and is not off the network", a, h.n, owner)
+		}
+		if h.off[i][a] && !off && !sh.own.Owns(a) {
+			w.fail("%s is an endpoint's on host %d and not its, and came back to the network", a, h.n)
+		}
+		if off {
+			h.off[i][a] = true
+		} else {
+			delete(h.off[i], a)
+		}
 	}
 }
 
@@ -566,7 +607,7 @@ func (w *world) rollBack(h *mhost) {
 	h.old = nil
 	h.rolled = true
 	for i := range w.defs {
-		h.engine[i], h.conflict[i] = map[netip.Addr]string{}, map[netip.Addr]bool{}
+		h.engine[i], h.conflict[i], h.off[i] = map[netip.Addr]string{}, map[netip.Addr]bool{}, map[netip.Addr]bool{}
 		h.gateway[i] = netip.Addr{}
 		if s := h.disk.shares[i]; s != nil {
 			for a, k := range s.held {

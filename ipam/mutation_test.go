@@ -61,13 +61,19 @@ var mutants = []struct {
 			"\tp.rev, p.synced = rev, true\n\tfor _, c := range p.order {\n\t\tc.unsure = false\n\t}\n",
 		},
 	},
+	{
+		name: "nothing is in conflict",
+		file: "conflict.go",
+		old:  []string{"\t\tif !taken {\n"},
+		new:  []string{"\t\tif taken || !taken {\n"},
+	},
 }
 
 // TestModelFindsMutants changes the source for a child process that plays the
 // schedules of [TestModel], which must fail with a broken promise.
 func TestModelFindsMutants(t *testing.T) {
 	t.Parallel()
-	found := regexp.MustCompile(`rapid\] failed after .*(has two holders|not a subset|but the store does not say so)`)
+	found := regexp.MustCompile(`rapid\] failed after .*(has two holders|not a subset|but the store does not say so|is not off the network)`)
 	for _, m := range mutants {
 		t.Run(m.name, func(t *testing.T) {
 			source, err := os.ReadFile(m.file)

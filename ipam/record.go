@@ -100,6 +100,11 @@ func (m *IPAM) load() error {
 			return damaged(bucketAddresses, key, err)
 		}
 	}
+	if m.cfg.Cluster != nil {
+		for _, sh := range m.shares() {
+			sh.conflicts.resume(sh.book, m.leaders)
+		}
+	}
 	return nil
 }
 

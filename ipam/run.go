@@ -3,7 +3,6 @@ package ipam
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -55,17 +54,27 @@ func (m *IPAM) Run(ctx context.Context) error {
 			return nil
 		case <-m.wake:
 		case <-kick.C:
-			m.each(func(sh *share) {
-				sh.own.Kick()
-				m.claimConflicts(sh)
-				m.reserve(sh)
-			})
+			for _, do := range m.kick(ctx) {
+				work.Go(do)
+			}
+			m.tellConflicts()
 		case <-trim.C:
 			m.each(m.trim)
 		case <-sweep.C:
 			work.Go(func() { m.sweepAsks(ctx) })
 		}
 	}
+}
+
+// kick lets what failed try again, and looks for what a share lacks. It returns what
+// is to be asked of other hosts.
+func (m *IPAM) kick(ctx context.Context) (asks []func()) {
+	m.each(func(sh *share) {
+		sh.own.Kick()
+		asks = append(asks, m.claimConflicts(ctx, sh)...)
+		m.reserve(sh)
+	})
+	return asks
 }
 
 func (m *IPAM) each(fn func(*share)) {
@@ -169,7 +178,7 @@ func (m *IPAM) adoptMemberships(uuid string, look outlook) {
 func (m *IPAM) planShare(ctx context.Context, sh *share, look outlook) []func() {
 	var out []func()
 	if look.epoch > 0 && sh.told != look.epoch {
-		sh.told = look.epoch
+		sh.told, sh.claim = look.epoch, true // others may have told that they own what is in use here
 		sh.own.Forget()
 		m.rewatch(sh)
 	}
@@ -384,33 +393,6 @@ func (m *IPAM) Renew(ctx context.Context, identity journal.Op, id ownership.Host
 		m.notify(sh)
 	}
 	return nil
-}
-
-// claimConflicts wishes for addresses that are in use here and not this host's,
-// until there are none.
-func (m *IPAM) claimConflicts(sh *share) {
-	if !sh.claim || !sh.own.Synced() || !m.inside(sh) {
-		return
-	}
-	told := maps.Clone(sh.conflicts)
-	clear(sh.conflicts)
-	sh.claim = false
-	for a, h := range sh.book.held {
-		if h.kind == KindEndpoint && !sh.own.Owns(a) && !m.leaders(h) {
-			sh.claim = true
-			if !sh.own.Want(a) {
-				sh.conflicts[a] = true
-				if !told[a] {
-					m.cfg.Logger.Error("an address is in use here and belongs to another host: restart what has it", "address", a, "name", h.name)
-				}
-			}
-		}
-	}
-}
-
-// leaders reports whether Swarm's leader gave an address: it stands above the owners.
-func (m *IPAM) leaders(h *holding) bool {
-	return slices.ContainsFunc(h.tokens, func(t token) bool { return m.pools[t] != nil && m.fromLeader(m.pools[t]) })
 }
 
 // asks follows what other hosts ask of this one.

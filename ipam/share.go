@@ -29,9 +29,8 @@ type share struct {
 	// which it knows this host for a member.
 	told, back int
 	// claim says that addresses may be in use here that this host does not own.
-	claim bool
-	// conflicts are addresses in use here that the store gives to somebody else.
-	conflicts map[netip.Addr]bool
+	claim     bool
+	conflicts conflicts
 	// stop ends the watch of the owners' records; nil while there is none.
 	stop context.CancelFunc
 }
@@ -74,7 +73,7 @@ func (m *IPAM) addShare(rec shareRecord, entries map[netip.Addr]ownership.Entry)
 		b = newBook(rec.Pool.Subnet)
 		m.books[rec.key()] = b
 	}
-	sh := &share{rec: rec, book: b, changed: make(chan struct{}), conflicts: make(map[netip.Addr]bool)}
+	sh := &share{rec: rec, book: b, changed: make(chan struct{}), conflicts: make(conflicts)}
 	b.share = sh
 	m.setOwn(sh, m.me(), entries)
 	return sh

@@ -82,7 +82,7 @@ func (m *IPAM) View() []PoolView {
 			if h.heldBy(p.id.token) {
 				_, leaked := m.suspects[suspect{p.id.token, a, h.since}]
 				v.Addresses = append(v.Addresses, AddressView{Address: a, Kind: h.kind, Name: h.name, Since: h.since,
-					Leaked: leaked, Conflict: p.book.share != nil && p.book.share.conflicts[a]})
+					Leaked: leaked, Conflict: p.book.share != nil && p.book.share.conflicts[a] != nil})
 			}
 		}
 		for _, f := range p.book.freed {

@@ -34,7 +34,13 @@ func (k *Kind) takePart(ctx context.Context, n driver.Network) error {
 	return k.ensureTunnel(n, t, own)
 }
 
+// publish lets the other hosts know of an endpoint. One whose address is another host's
+// is off the network, and theirs is what counts.
 func (k *Kind) publish(n driver.Network, ep driver.Endpoint) {
+	if ep.Off {
+		k.withdraw(n, ep)
+		return
+	}
 	e := directory.Endpoint{ID: ep.ID, MAC: ep.MAC}
 	for _, p := range ep.Addrs() {
 		e.Addrs = append(e.Addrs, p.Addr())
@@ -58,6 +64,14 @@ func (k *Kind) withdraw(n driver.Network, ep driver.Endpoint) {
 	if n.Shared != nil && k.cfg.Directory != nil {
 		k.cfg.Directory.Withdraw(n.Shared.UUID, ep.ID)
 	}
+}
+
+// EnsureEndpoint mends the bridge port of a joined endpoint, and what others know of it.
+func (k *Kind) EnsureEndpoint(ctx context.Context, n driver.Network, ep driver.Endpoint) error {
+	if ep.Joined {
+		k.publish(n, ep)
+	}
+	return k.Endpoints.EnsureEndpoint(ctx, n, ep)
 }
 
 // Restore takes up an endpoint of an earlier process.

@@ -35,11 +35,20 @@ func forwarding(at place, me ownership.Host, eps []directory.Endpoint) kernel.Fo
 	flooded := make(map[netip.Addr]bool)
 	for _, e := range eps {
 		hw, err := net.ParseMAC(e.MAC)
-		if err != nil || e.Host == me || !e.VTEP.IsValid() || e.VTEP.Is4() != at.local.Is4() {
+		if err != nil {
 			continue
 		}
 		mac, err := kernel.ToMAC(hw)
 		if err != nil {
+			continue
+		}
+		if e.Host == me && !e.Own {
+			// They answer themselves, but what is known is not asked through the tunnel.
+			for _, a := range e.Addrs {
+				out.Neighbors = append(out.Neighbors, kernel.Neighbor{Link: at.bridge, IP: a, MAC: mac})
+			}
+		}
+		if e.Host == me || !e.VTEP.IsValid() || e.VTEP.Is4() != at.local.Is4() {
 			continue
 		}
 		if !flooded[e.VTEP] {

@@ -61,7 +61,18 @@ func (h *house) openIPAM(cfg config.Config, blind bool, log *slog.Logger) (*ipam
 	if err != nil {
 		return nil, err
 	}
-	return ipam.New(ipam.Config{Journal: h.journal, Seed: h.hostID, Pools: pools, Routes: h.onLink, Logger: log, Holders: h.ipamHolders, Cluster: h.cluster, Blind: blind, Leader: cfg.Scope == "global"})
+	return ipam.New(ipam.Config{Journal: h.journal, Seed: h.hostID, Pools: pools, Routes: h.onLink, Logger: log, Holders: h.ipamHolders, Cluster: h.cluster,
+		OnConflict: h.tellConflicts, Blind: blind, Leader: cfg.Scope == "global"})
+}
+
+// tellConflicts lets the driver keep off the network what has an address of another
+// host.
+func (h *house) tellConflicts() {
+	var out []driver.Conflict
+	for _, c := range h.ipam.Conflicts() {
+		out = append(out, driver.Conflict{Network: c.Network, Address: c.Address})
+	}
+	h.driver.SetConflicts(out)
 }
 
 // onLink are the subnets that this host reaches; dynamic pools avoid them.

@@ -218,7 +218,11 @@ func open(ctx context.Context, cfg config.Config, f serveFlags, log *slog.Logger
 		Journal: h.journal, Kernel: h.kernel, Firewall: h.firewall, Kinds: h.kinds(cfg, part),
 		Scope: cfg.Scope, Holders: h.holders, Blind: h.mayNotSweep(blind), Logger: part("driver"),
 	})
-	return h, err
+	if err != nil {
+		return nil, err
+	}
+	h.tellConflicts() // those of an earlier run, before a link is made or mended
+	return h, nil
 }
 
 // kinds are the modes that networks have. Without a store the overlay only says what

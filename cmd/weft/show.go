@@ -70,7 +70,7 @@ func statusCommand() *cobra.Command {
 			fmt.Fprintf(w, "Network sync:\tdoes nothing: %s\n", s.Sync)
 		}
 		if len(s.Conflicts) > 0 {
-			fmt.Fprintf(w, "CONFLICTS:\t%s: in use here, and given to another host: restart what has them\n", words(s.Conflicts))
+			fmt.Fprintf(w, "CONFLICTS:\t%s: in use here, and given to another host: restart what has them; until then weft keeps its endpoints with them off the network\n", words(s.Conflicts))
 		}
 		fmt.Fprintf(w, "Networks:\t%d\n", s.Networks)
 		fmt.Fprintf(w, "Endpoints:\t%d (%d in a container)\n", s.Endpoints, s.Joined)
@@ -126,6 +126,9 @@ func endpointsCommand() *cobra.Command {
 			}
 			if e.AttachWhy != "" {
 				notes = "not direct: " + e.AttachWhy
+			}
+			if e.Off {
+				notes = "off the network: another host has its address; restart the container"
 			}
 			fmt.Fprintf(w, "%.12s\t%.12s\t%s\t%s\t%s\t%s\t%s\n", e.ID, e.Network, words(e.Addresses), e.MAC, e.HostLink, attach, notes)
 		}

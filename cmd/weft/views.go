@@ -31,12 +31,8 @@ func (h *house) status(ctx context.Context) (admin.Status, error) {
 			return st, err
 		}
 		st.Store, st.HostID, st.Sync = &view, view.HostID, h.sync.Problem()
-		for _, p := range h.ipam.View() {
-			for _, a := range p.Addresses {
-				if a.Conflict {
-					st.Conflicts = append(st.Conflicts, a.Address)
-				}
-			}
+		for _, c := range h.ipam.Conflicts() {
+			st.Conflicts = append(st.Conflicts, c.Address)
 		}
 	}
 	st.Direct, st.DirectWhy = h.engine.DirectSafe()
@@ -76,7 +72,7 @@ func (h *house) endpoints(context.Context) ([]admin.Endpoint, error) {
 	out := []admin.Endpoint{}
 	for _, ep := range h.driver.Endpoints("") {
 		out = append(out, admin.Endpoint{ID: ep.ID, Network: ep.Network, Addresses: ep.Addrs(), MAC: ep.MAC, Joined: ep.Joined,
-			Sandbox: ep.Sandbox, HostLink: ep.HostLink, Attach: string(ep.Attach), AttachWhy: ep.AttachWhy, Created: ep.Created})
+			Sandbox: ep.Sandbox, HostLink: ep.HostLink, Attach: string(ep.Attach), AttachWhy: ep.AttachWhy, Off: ep.Off, Created: ep.Created})
 	}
 	return out, nil
 }

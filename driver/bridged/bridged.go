@@ -123,7 +123,10 @@ func CheckPorts(a driver.Actual, bridge kernel.Link, eps []driver.Endpoint) []st
 		if l.Master != bridge.Index {
 			out = append(out, fmt.Sprintf("link %s of endpoint %.12s was not in bridge %s", l.Name, ep.ID, bridge.Name))
 		}
-		if !l.Up {
+		switch {
+		case ep.Off && l.Up:
+			out = append(out, fmt.Sprintf("link %s of endpoint %.12s was up, and its address belongs to another host", l.Name, ep.ID))
+		case !ep.Off && !l.Up:
 			out = append(out, fmt.Sprintf("link %s of endpoint %.12s was down", l.Name, ep.ID))
 		}
 	}

@@ -58,7 +58,7 @@ func (e *Endpoints) Join(_ context.Context, n driver.Network, ep driver.Endpoint
 	if err != nil {
 		return ep, answer, fmt.Errorf("endpoint %.12s: %w", ep.ID, err)
 	}
-	v := kernel.Veth{Host: ep.HostLink, Peer: ep.PeerLink, Bridge: n.Device, MTU: s.MTU, MAC: mac, Isolated: !s.ICC}
+	v := kernel.Veth{Host: ep.HostLink, Peer: ep.PeerLink, Bridge: n.Device, MTU: s.MTU, MAC: mac, Isolated: !s.ICC, Down: ep.Off}
 	ep.Attach, ep.AttachWhy = e.attach(s, ep, byEngine)
 	if name := ep.DriverOpts[optIfname]; name != "" && ep.Attach == driver.AttachDocker {
 		return ep, answer, driver.WithHint(fmt.Errorf("%w: %s=%q: attach=direct is not used here: %s", driver.ErrOption, optIfname, name, ep.AttachWhy),
@@ -185,7 +185,7 @@ func (e *Endpoints) RemoveEndpoint(_ context.Context, _ driver.Network, ep drive
 // EnsureEndpoint mends the bridge port of a joined endpoint.
 func (e *Endpoints) EnsureEndpoint(_ context.Context, n driver.Network, ep driver.Endpoint) error {
 	s := e.cfg.Settings(n)
-	err := e.cfg.Kernel.EnsurePort(kernel.Veth{Host: ep.HostLink, Bridge: n.Device, Isolated: !s.ICC, Hairpin: len(ep.Ports) > 0})
+	err := e.cfg.Kernel.EnsurePort(kernel.Veth{Host: ep.HostLink, Bridge: n.Device, Isolated: !s.ICC, Hairpin: len(ep.Ports) > 0, Down: ep.Off})
 	if errors.Is(err, kernel.ErrNotFound) {
 		return nil
 	}

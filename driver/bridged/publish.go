@@ -35,7 +35,7 @@ func (e *Endpoints) Publish(ctx context.Context, n driver.Network, ep driver.End
 		}
 		ep.Ports = append(ep.Ports, ports...)
 	}
-	if err := e.cfg.Kernel.EnsurePort(kernel.Veth{Host: ep.HostLink, Bridge: n.Device, Hairpin: true}); err != nil && !errors.Is(err, kernel.ErrNotFound) {
+	if err := e.cfg.Kernel.EnsurePort(kernel.Veth{Host: ep.HostLink, Bridge: n.Device, Hairpin: true, Down: ep.Off}); err != nil && !errors.Is(err, kernel.ErrNotFound) {
 		return ep, err
 	}
 	ports, open := firewallPorts(n, s, ep)

@@ -87,8 +87,10 @@ type Endpoint struct {
 	HostLink  string         `json:"hostLink"`
 	Attach    string         `json:"attach,omitempty"`
 	// AttachWhy says why a wanted attach=direct was not used.
-	AttachWhy string    `json:"attachWhy,omitempty"`
-	Created   time.Time `json:"created"`
+	AttachWhy string `json:"attachWhy,omitempty"`
+	// Off says that it is off the network: an address of it belongs to another host.
+	Off     bool      `json:"off,omitempty"`
+	Created time.Time `json:"created"`
 }
 
 // Port is one line of `weft ports`.

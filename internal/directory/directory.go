@@ -58,7 +58,7 @@ type Directory struct {
 	attended map[string]*attended
 	// pledged are networks that this host is about to attend.
 	pledged map[string]bool
-	hosts    map[ownership.Host]cluster.HostView
+	hosts   map[ownership.Host]cluster.HostView
 }
 
 // netRecord is a network's record and what it says.

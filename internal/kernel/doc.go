@@ -10,6 +10,13 @@
 //	made, err := k.EnsureBridge(kernel.Bridge{Name: "wf-0123456789ab", MTU: 1500, ...})
 //	err = k.AddVeth(kernel.Veth{Host: "wv-…", Peer: "wp-…", Bridge: "wf-…"})
 //
+// An overlay's tables are facts too, many at once: what should be, less what is,
+// is what [Host.ApplyForwarding] does in a few system calls.
+//
+//	change, err := k.EnsureVXLAN(kernel.VXLAN{Name: "wx-…", VNI: 5000, Port: 4790, Local: underlay, Bridge: "wf-…"})
+//	fdb, err := k.FDB("wx-…") // and k.Neighbors("wf-…"); when change is Made, the FDB is empty
+//	err = k.ApplyForwarding(kernel.DiffForwarding(want, kernel.Forwarding{FDB: fdb, Neighbors: neighbors}))
+//
 // What it does not do: it keeps no record of what should exist, it installs no
 // firewall rule, and it never waits for a peer. Deleting links costs an RCU
 // grace period each, so [Host.DeleteLinks] takes many at once and the caller

@@ -193,7 +193,7 @@ func (f *Fake) pair(v Veth) (*fakeLink, error) {
 	if br == nil {
 		return nil, fmt.Errorf("veth %s: bridge %s: %w", v.Host, v.Bridge, ErrNotFound)
 	}
-	l := f.add(Link{Name: v.Host, Kind: "veth", Group: Group, Master: br.Index, Up: true, MTU: v.MTU})
+	l := f.add(Link{Name: v.Host, Kind: "veth", Group: Group, Master: br.Index, Up: !v.Down, MTU: v.MTU})
 	l.Isolated, l.Hairpin = v.Isolated, v.Hairpin
 	return l, nil
 }
@@ -248,7 +248,7 @@ func (f *Fake) ensurePort(v Veth) error {
 	if br == nil {
 		return fmt.Errorf("port %s: bridge %s: %w", v.Host, v.Bridge, ErrNotFound)
 	}
-	l.Master, l.Up = br.Index, true
+	l.Master, l.Up = br.Index, !v.Down
 	l.Isolated, l.Hairpin = l.Isolated || v.Isolated, l.Hairpin || v.Hairpin
 	return nil
 }

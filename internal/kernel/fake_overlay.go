@@ -50,7 +50,11 @@ func (f *Fake) EnsureVXLAN(v VXLAN) (Change, error) {
 		}
 	}
 	for _, other := range f.sorted() {
-		if o := other.vxlan; o.VNI == v.VNI && o.Port == v.Port && o.Local.Is4() == v.Local.Is4() {
+		if o := other.vxlan; o.VNI == v.VNI && o.Port == v.Port && sameFamily(o.Local, v.Local) {
+			if other.Group == DoomedGroup {
+				f.delete(other.Name)
+				continue
+			}
 			return Kept, fmt.Errorf("VXLAN device %s: VNI %d on UDP port %d %w by device %s: give the network another VNI or delete that device",
 				v.Name, v.VNI, v.Port, ErrVNIInUse, other.Name)
 		}
@@ -123,7 +127,7 @@ func (f *Fake) ApplyForwarding(c ForwardingChanges) error {
 		}
 		return l
 	}
-	added := map[place]bool{}
+	added := c.Add.places()
 	for _, e := range c.Add.FDB {
 		if err := e.check(); err != nil {
 			errs = append(errs, err)
@@ -132,7 +136,6 @@ func (f *Fake) ApplyForwarding(c ForwardingChanges) error {
 		}
 	}
 	for _, n := range c.Add.Neighbors {
-		added[n.place()] = true
 		if err := n.check(); err != nil {
 			errs = append(errs, err)
 		} else if l := link(n.Link); l != nil {
@@ -147,7 +150,7 @@ func (f *Fake) ApplyForwarding(c ForwardingChanges) error {
 		l := f.links[e.Link]
 		if err := e.check(); err != nil {
 			errs = append(errs, err)
-		} else if l != nil && l.fdb[e.place()] == e {
+		} else if l != nil && !added[e.place()] && l.fdb[e.place()] == e {
 			delete(l.fdb, e.place())
 		}
 	}

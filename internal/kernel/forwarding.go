@@ -70,6 +70,18 @@ type Forwarding struct {
 	Neighbors []Neighbor
 }
 
+// places is what the entries are for.
+func (f Forwarding) places() map[place]bool {
+	out := make(map[place]bool, len(f.FDB)+len(f.Neighbors))
+	for _, e := range f.FDB {
+		out[e.place()] = true
+	}
+	for _, n := range f.Neighbors {
+		out[n.place()] = true
+	}
+	return out
+}
+
 // ForwardingChanges is what [Host.ApplyForwarding] does: first Add, then
 // Delete, so that an entry that moves is never missing in between.
 type ForwardingChanges struct{ Add, Delete Forwarding }

@@ -155,11 +155,12 @@ func many(n int) kernel.Forwarding {
 }
 
 // TestManyEntries goes through several batches, with a failure in every third
-// entry: each is told, the others are carried out.
+// entry of the FDB: each is told, the others are carried out. There are more neighbours than
+// net.ipv4.neigh.default.gc_thresh3 lets be learned.
 func TestManyEntries(t *testing.T) {
 	host := inNamespace(t)
 	tunnel(t, host)
-	f := many(1000)
+	f := many(1500)
 	bad := 0
 	for i := 0; i < len(f.FDB); i += 6 {
 		f.FDB[i].Dst = addr("fd99::1") // the tunnel is IPv4
@@ -172,7 +173,7 @@ func TestManyEntries(t *testing.T) {
 	if got := held(t, host); len(got.FDB) != len(f.FDB)-bad || len(got.Neighbors) != len(f.Neighbors) {
 		t.Errorf("%d and %d entries", len(got.FDB), len(got.Neighbors))
 	}
-	f = many(1000)
+	f = many(1500)
 	begin := time.Now()
 	if err := host.ApplyForwarding(kernel.ForwardingChanges{Add: f}); err != nil {
 		t.Fatal(err)

@@ -189,6 +189,29 @@ func TestConformance(t *testing.T) {
 		{"mend a port", func(w world) (string, error) {
 			return "", w.EnsurePort(kernel.Veth{Host: "wv-1", Bridge: "wf-1", Isolated: true, Hairpin: true})
 		}},
+		{"take a port down", func(w world) (string, error) {
+			return "", w.EnsurePort(kernel.Veth{Host: "wv-1", Bridge: "wf-1", Down: true})
+		}},
+		{"take it down again", func(w world) (string, error) {
+			return "", w.EnsurePort(kernel.Veth{Host: "wv-1", Bridge: "wf-1", Down: true})
+		}},
+		{"bring it back", func(w world) (string, error) {
+			return "", w.EnsurePort(kernel.Veth{Host: "wv-1", Bridge: "wf-1"})
+		}},
+		{"make a pair that is down", func(w world) (string, error) {
+			return "", w.AddVeth(kernel.Veth{Host: "wv-4", Peer: "wp-4", Bridge: "wf-1", Down: true})
+		}},
+		{"make it again, up", func(w world) (string, error) {
+			return "", w.AddVeth(kernel.Veth{Host: "wv-4", Peer: "wp-4", Bridge: "wf-1"})
+		}},
+		{"make it again, down", func(w world) (string, error) {
+			return "", w.AddVeth(kernel.Veth{Host: "wv-4", Peer: "wp-4", Bridge: "wf-1", Down: true, Isolated: true})
+		}},
+		{"attach one that is down", func(w world) (string, error) {
+			a := direct
+			a.Host, a.Down, a.Addrs = "wv-5", true, prefixes("10.9.0.5/24", "fd00:9::5/64")
+			return w.Attach(a)
+		}},
 		{"mend a port that is gone", func(w world) (string, error) {
 			return "", w.EnsurePort(kernel.Veth{Host: "wv-7", Bridge: "wf-1"})
 		}},
@@ -257,6 +280,49 @@ func TestAttach(t *testing.T) {
 	}
 	if out := ip(t, "-o", "link", "show", "wv-1"); !strings.Contains(out, "master wf-1") {
 		t.Errorf("host end: %s", out)
+	}
+}
+
+// TestAttachDown: an attached pair that is down passes nothing and has its addresses,
+// and passes everything once it is up.
+func TestAttachDown(t *testing.T) {
+	host := inNamespace(t)
+	ns := sandbox(t)
+	if _, err := host.EnsureBridge(kernel.Bridge{Name: "wf-1", Addrs: prefixes("10.9.0.1/24")}); err != nil {
+		t.Fatal(err)
+	}
+	veth := kernel.Veth{Host: "wv-1", Bridge: "wf-1", Down: true}
+	if _, err := host.Attach(kernel.Attachment{Veth: veth, Sandbox: ns, Prefix: "weft", Addrs: prefixes("10.9.0.2/24")}); err != nil {
+		t.Fatal(err)
+	}
+	if out := inSandbox(t, ns, "addr", "show", "weft0"); !strings.Contains(out, "inet 10.9.0.2/24") || !strings.Contains(out, "NO-CARRIER") {
+		t.Errorf("the sandbox has\n%s", out)
+	}
+	answers := func() bool {
+		ok, err := host.Answers(netip.MustParseAddr("10.9.0.2"), 300*time.Millisecond)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	if answers() {
+		t.Error("it answers while it is down")
+	}
+	veth.Down = false
+	if err := host.EnsurePort(veth); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); !answers(); {
+		if time.Now().After(end) {
+			t.Fatal("it does not answer when it is up")
+		}
+	}
+	veth.Down = true
+	if err := host.EnsurePort(veth); err != nil {
+		t.Fatal(err)
+	}
+	if answers() {
+		t.Error("it answers when it is down again")
 	}
 }
 

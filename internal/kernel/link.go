@@ -191,7 +191,7 @@ func (h *Host) RemoveAddrs(name string, addrs []netip.Prefix) error {
 }
 
 // AddVeth makes a pair with both ends in this namespace: the host end in the
-// bridge and up, the peer down, ready to be moved. One message, and one more
+// bridge and up unless it shall be down, the peer down, ready to be moved. One message, and one more
 // for each flag of the port. A pair that is there already is brought into that
 // state.
 func (h *Host) AddVeth(v Veth) error {
@@ -217,6 +217,9 @@ func (h *Host) createVeth(v Veth, peer string, peerNS int) error {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Flags, msg.Change = unix.IFF_UP, unix.IFF_UP
+	if v.Down {
+		msg.Flags = 0
+	}
 	req.AddData(msg)
 	add := func(typ int, data []byte) { req.AddData(nl.NewRtAttr(typ, data)) }
 	add(unix.IFLA_IFNAME, nl.ZeroTerminated(v.Host))
@@ -252,8 +255,8 @@ func (h *Host) createVeth(v Veth, peer string, peerNS int) error {
 	return nil
 }
 
-// EnsurePort makes an existing host end be in its bridge, up, with the flags
-// of the fact. A missing link is ErrNotFound.
+// EnsurePort makes an existing host end be in its bridge, up or down, with the
+// flags of the fact. A missing link is ErrNotFound.
 func (h *Host) EnsurePort(v Veth) error {
 	link, err := h.nl.LinkByName(v.Host)
 	if err != nil {
@@ -264,10 +267,14 @@ func (h *Host) EnsurePort(v Veth) error {
 		return fmt.Errorf("port %s: bridge %s: %w", v.Host, v.Bridge, vocabulary(err))
 	}
 	var errs []error
+	up := link.Attrs().Flags&net.FlagUp != 0
+	if up && v.Down {
+		errs = append(errs, h.nl.LinkSetDown(link))
+	}
 	if link.Attrs().MasterIndex != br.Attrs().Index {
 		errs = append(errs, h.nl.LinkSetMasterByIndex(link, br.Attrs().Index))
 	}
-	if link.Attrs().Flags&net.FlagUp == 0 {
+	if !up && !v.Down {
 		errs = append(errs, h.nl.LinkSetUp(link))
 	}
 	if v.Isolated {

@@ -122,6 +122,9 @@ func (h *Host) configure(a Attachment, ifname string) error {
 	if err := nl.LinkSetUp(link); err != nil {
 		return fmt.Errorf("%s: set up: %w", ifname, err)
 	}
+	if a.Down {
+		return nil // nobody would hear of it
+	}
 	mac := link.Attrs().HardwareAddr
 	if a.MAC != nil {
 		mac = a.MAC

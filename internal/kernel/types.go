@@ -93,6 +93,9 @@ type Veth struct {
 	Isolated bool
 	// Hairpin lets a frame leave by the port it came from.
 	Hairpin bool
+	// Down keeps the host end down: nothing passes the pair, and the other end has no
+	// carrier.
+	Down bool
 }
 
 // Attachment is a veth pair whose peer is made inside a sandbox, addressed and up.

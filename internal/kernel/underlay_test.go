@@ -115,7 +115,7 @@ func TestGatewayIsNoSource(t *testing.T) {
 					t.Errorf("%s is missing", want)
 				}
 			}
-			if out := ip(t, "-6", "addr", "show", "wf-1"); strings.Contains(out, "tentative") {
+			if out := ip(t, "-6", "addr", "show", "wf-1", "scope", "global"); strings.Contains(out, "tentative") {
 				t.Errorf("duplicate address detection runs:\n%s", out)
 			}
 		})

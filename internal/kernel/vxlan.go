@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -152,10 +153,22 @@ func (h *Host) makeVXLAN(v VXLAN, bridge int) (_ Change, retErr error) {
 		add(unix.IFLA_ADDRESS, v.MAC)
 	}
 	req.AddData(v.linkInfo(true))
-	if err := h.execute(req); errors.Is(err, syscall.EEXIST) {
-		return Kept, fmt.Errorf("VXLAN device %s: VNI %d on UDP port %d %w%s: give the network another VNI or delete that device",
-			v.Name, v.VNI, v.Port, ErrVNIInUse, h.deviceOf(v.VNI, v.Port))
-	} else if err != nil {
+	err := h.execute(req)
+	if errors.Is(err, syscall.EEXIST) {
+		holder, doomed := h.deviceOf(v)
+		if doomed {
+			// It waits for Later; its VNI is wanted now.
+			if err := h.DeleteLink(holder); err != nil {
+				return Kept, err
+			}
+			err = h.execute(req)
+		}
+		if errors.Is(err, syscall.EEXIST) {
+			return Kept, fmt.Errorf("VXLAN device %s: VNI %d on UDP port %d %w by device %s: give the network another VNI or delete that device",
+				v.Name, v.VNI, v.Port, ErrVNIInUse, cmp.Or(holder, "unknown"))
+		}
+	}
+	if err != nil {
 		return Kept, fmt.Errorf("make VXLAN device %s (VNI %d, local address %s): %w", v.Name, v.VNI, v.Local, vocabulary(err))
 	}
 	defer func() {
@@ -399,29 +412,33 @@ func (h *Host) VXLANs() ([]VXLAN, error) {
 			out = append(out, s.VXLAN)
 		}
 	}
-	slices.SortFunc(out, func(a, b VXLAN) int { return bytes.Compare([]byte(a.Name), []byte(b.Name)) })
+	slices.SortFunc(out, func(a, b VXLAN) int { return cmp.Compare(a.Name, b.Name) })
 	return out, nil
 }
 
-// deviceOf names the device that has a VNI, for an error: " by vxlan0", or "".
-func (h *Host) deviceOf(vni uint32, port uint16) string {
-	list, err := h.VXLANs()
+// deviceOf names the device that has the VNI that v wants, and says whether it
+// waits for its deletion.
+func (h *Host) deviceOf(v VXLAN) (name string, doomed bool) {
+	list, err := dump(h.nl.LinkList)
 	if err != nil {
-		return ""
+		return "", false
 	}
-	for _, v := range list {
-		if v.VNI == vni && v.Port == port {
-			return " by device " + v.Name
+	for _, l := range list {
+		if dev, ok := l.(*netlink.Vxlan); ok && uint32(dev.VxlanId) == v.VNI && uint16(dev.Port) == v.Port && sameFamily(toVXLAN(dev).Local, v.Local) {
+			return dev.Name, dev.LinkAttrs.Group == DoomedGroup
 		}
 	}
-	return ""
+	return "", false
 }
+
+// sameFamily says whether two tunnels use one socket; no address is IPv4.
+func sameFamily(a, b netip.Addr) bool { return a.Is6() == b.Is6() }
 
 // portUser names who holds the UDP port of a device, for an error.
 func (h *Host) portUser(v VXLAN) string {
 	if list, err := h.VXLANs(); err == nil {
 		for _, other := range list {
-			if other.Name != v.Name && other.Port == v.Port {
+			if other.Name != v.Name && other.Port == v.Port && sameFamily(other.Local, v.Local) {
 				return fmt.Sprintf(" by VXLAN device %s (VNI %d), which has other flags", other.Name, other.VNI)
 			}
 		}

@@ -172,6 +172,13 @@ func (p *Pool) Owner(a netip.Addr) (owner Host, shared bool) {
 	return "", shared
 }
 
+// Taken reports whether the store gives the address to another host, which is owner,
+// or lets all hosts share it.
+func (p *Pool) Taken(a netip.Addr) (owner Host, taken bool) {
+	owner, shared := p.Owner(a)
+	return owner, shared || owner != "" && owner != p.cfg.Me
+}
+
 // Owners returns how many addresses of rng each host owns.
 func (p *Pool) Owners(rng netip.Prefix) map[Host]int {
 	return p.countBy(rng, func(r Record) map[Host]Mask { return r.Owned })

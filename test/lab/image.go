@@ -17,21 +17,49 @@ const (
 	bakeRecipe = "1"
 )
 
+// appPackages are those of the image that [Host.ImportApp] brings.
+const appPackages = "redis-server python3-flask python3-redis"
+
 func imageRecipe() string { return recipe(imagePackages, slimScript) }
 
 // testImage returns the path of the file that "docker import" makes Image of.
 func testImage(ctx context.Context) (string, error) {
-	return cached(ctx, "images/test-"+imageRecipe()+".tar", func(ctx context.Context, tmp string) error {
+	return packImage(ctx, "images/test-"+imageRecipe()+".tar", imagePackages)
+}
+
+// packImage makes the file of an image with some packages of the oldest release.
+func packImage(ctx context.Context, name, packages string) (string, error) {
+	return cached(ctx, name, func(ctx context.Context, tmp string) error {
 		tree := tmp + ".tree"
 		if err := os.RemoveAll(tree); err != nil {
 			return err
 		}
-		err := debootstrap(ctx, releases()[0], imagePackages, tree)
+		err := debootstrap(ctx, releases()[0], packages, tree)
 		if err == nil {
 			_, err = machine(ctx, "tar", "--numeric-owner", "--exclude=./dev/*", "--exclude=./proc/*", "-C", tree, "-cf", tmp, ".")
 		}
 		return errors.Join(err, os.RemoveAll(tree))
 	})
+}
+
+// ImportApp gives the host's engine an image of this name, with Debian's redis-server,
+// Flask and the Redis client for Python, changed as "docker import --change" takes it.
+func (h *Host) ImportApp(ctx context.Context, name string, changes ...string) error {
+	path, err := packImage(ctx, "images/app-"+recipe(appPackages, slimScript)+".tar", appPackages)
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	args := []string{"docker", "import", "--change", "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	for _, c := range changes {
+		args = append(args, "--change", c)
+	}
+	_, err = h.RunInput(ctx, f, append(args, "-", name)...)
+	return err
 }
 
 // bake starts the engine of a new root once, imports the test image and keeps

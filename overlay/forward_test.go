@@ -1,0 +1,79 @@
+package overlay
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/weft-net/weft/internal/directory"
+	"github.com/weft-net/weft/internal/kernel"
+	"github.com/weft-net/weft/internal/ownership"
+)
+
+func text(f kernel.Forwarding) string {
+	var out []string
+	for _, e := range f.FDB {
+		out = append(out, e.String())
+	}
+	for _, n := range f.Neighbors {
+		out = append(out, n.String())
+	}
+	return strings.Join(out, "\n")
+}
+
+func peer(host, vtep, id, mac string, rev int64, addrs ...string) directory.Endpoint {
+	e := directory.Endpoint{ID: id, MAC: mac, Host: ownership.Host(host), Rev: rev}
+	if vtep != "" {
+		e.VTEP = netip.MustParseAddr(vtep)
+	}
+	for _, a := range addrs {
+		e.Addrs = append(e.Addrs, netip.MustParseAddr(a))
+	}
+	return e
+}
+
+func TestForwarding(t *testing.T) {
+	at := place{bridge: "wf-1", vxlan: "wx-1", local: netip.MustParseAddr("192.0.2.1")}
+	const m2, m3 = "02:00:00:00:00:02", "02:00:00:00:00:03"
+	for name, c := range map[string]struct {
+		eps  []directory.Endpoint
+		want []string
+	}{
+		"nobody":          {},
+		"this host's own": {eps: []directory.Endpoint{peer("me", "192.0.2.1", "e", m2, 1, "10.0.0.2")}, want: []string{"neigh 10.0.0.2 dev wf-1 lladdr " + m2}},
+		"one of each family": {
+			eps: []directory.Endpoint{peer("b", "192.0.2.2", "e", m2, 1, "10.0.0.2", "fd00::2")},
+			want: []string{"fdb 00:00:00:00:00:00 dev wx-1 dst 192.0.2.2", "fdb " + m2 + " dev wx-1 dst 192.0.2.2", "fdb " + m2 + " dev wx-1 master",
+				"neigh 10.0.0.2 dev wf-1 lladdr " + m2, "neigh fd00::2 dev wf-1 lladdr " + m2},
+		},
+		"two on one host": {
+			eps: []directory.Endpoint{peer("b", "192.0.2.2", "e", m2, 1, "10.0.0.2"), peer("b", "192.0.2.2", "f", m3, 2, "10.0.0.3")},
+			want: []string{"fdb 00:00:00:00:00:00 dev wx-1 dst 192.0.2.2", "fdb " + m2 + " dev wx-1 dst 192.0.2.2", "fdb " + m2 + " dev wx-1 master",
+				"fdb " + m3 + " dev wx-1 dst 192.0.2.2", "fdb " + m3 + " dev wx-1 master", "neigh 10.0.0.2 dev wf-1 lladdr " + m2, "neigh 10.0.0.3 dev wf-1 lladdr " + m3},
+		},
+		"an address that this host's container has": {
+			eps:  []directory.Endpoint{peer("me", "192.0.2.1", "e", m2, 1, "10.0.0.2"), peer("b", "192.0.2.2", "f", m2, 2, "10.0.0.2")},
+			want: []string{"fdb 00:00:00:00:00:00 dev wx-1 dst 192.0.2.2", "neigh 10.0.0.2 dev wf-1 lladdr " + m2},
+		},
+		"a host of the other family, one without an address, and one without a MAC": {
+			eps: []directory.Endpoint{peer("b", "2001:db8::2", "e", m2, 1, "10.0.0.2"), peer("c", "", "e", m2, 2, "10.0.0.2"), peer("d", "192.0.2.4", "e", "x", 3, "10.0.0.2")},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got, want := text(forwarding(at, "me", c.eps)), strings.Join(c.want, "\n"); got != want {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+		})
+	}
+}
+
+// TestForwardingOfTheLast: of two records of one address the later one is programmed.
+func TestForwardingOfTheLast(t *testing.T) {
+	at := place{bridge: "wf-1", vxlan: "wx-1", local: netip.MustParseAddr("192.0.2.1")}
+	const mac = "02:00:00:00:00:02"
+	want := forwarding(at, "me", []directory.Endpoint{peer("b", "192.0.2.2", "old", mac, 4, "10.0.0.2"), peer("c", "192.0.2.3", "new", mac, 5, "10.0.0.2")})
+	got := text(kernel.DiffForwarding(want, kernel.Forwarding{}).Add)
+	if !strings.Contains(got, "fdb "+mac+" dev wx-1 dst 192.0.2.3") || strings.Contains(got, "fdb "+mac+" dev wx-1 dst 192.0.2.2") {
+		t.Errorf("programmed\n%s", got)
+	}
+}

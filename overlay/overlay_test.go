@@ -1,0 +1,387 @@
+package overlay_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weft-net/weft/driver"
+	"github.com/weft-net/weft/internal/cluster"
+	"github.com/weft-net/weft/internal/directory"
+	"github.com/weft-net/weft/internal/firewall"
+	"github.com/weft-net/weft/internal/hostport"
+	"github.com/weft-net/weft/internal/journal"
+	"github.com/weft-net/weft/internal/kernel"
+	"github.com/weft-net/weft/internal/store"
+	"github.com/weft-net/weft/overlay"
+)
+
+// book gives host N the addresses .200+N and ::200+N, once it takes them.
+type book struct {
+	mu     sync.Mutex
+	number int
+	taken  map[string]bool
+	alone  error
+}
+
+func (b *book) HostAddresses(network string) []netip.Prefix {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.taken[network] {
+		return nil
+	}
+	return []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.60.0.%d/24", 200+b.number))}
+}
+
+func (b *book) TakeHostAddresses(_ context.Context, network string) ([]netip.Prefix, error) {
+	b.mu.Lock()
+	b.taken[network] = true
+	b.mu.Unlock()
+	return b.HostAddresses(network), nil
+}
+
+func (b *book) Shared(netip.Prefix) error { return b.alone }
+
+// noPorts reserves nothing.
+type noPorts struct{}
+
+func (noPorts) Reserve(hostport.Request) ([]hostport.Mapping, error) { return nil, nil }
+func (noPorts) Release(string)                                       {}
+
+// host is weft on one host, on fakes of everything below the seams.
+type host struct {
+	*testing.T
+	*driver.Driver
+	name      string
+	dir       string
+	store     cluster.Store
+	kernel    *kernel.Fake
+	fw        *firewall.Fake
+	book      *book
+	cluster   *cluster.Cluster
+	directory *directory.Directory
+	kind      *overlay.Kind
+	underlay  netip.Addr
+	mu        sync.Mutex
+	stop      func()
+}
+
+func newHost(t *testing.T, number int, s cluster.Store) *host {
+	t.Helper()
+	h := &host{T: t, name: fmt.Sprintf("h%d", number), dir: t.TempDir(), store: s, kernel: kernel.NewFake(), fw: &firewall.Fake{},
+		book: &book{number: number, taken: map[string]bool{}}, underlay: netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", number))}
+	h.kernel.AddDevice(kernel.Link{Name: "eth0", Up: true, MTU: 1500}, netip.PrefixFrom(h.underlay, 24))
+	h.kernel.AddRoute(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("192.0.2.254"), "eth0")
+	h.start()
+	t.Cleanup(func() { h.stop() })
+	return h
+}
+
+func (h *host) at() netip.Addr {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.underlay
+}
+
+// start begins a run of weft on what its journal has.
+func (h *host) start() {
+	h.Helper()
+	j, err := journal.Open(filepath.Join(h.dir, "journal.db"))
+	h.must(err)
+	id, _, err := cluster.LoadIdentity(j, cluster.Fingerprint{})
+	h.must(err)
+	h.cluster = cluster.New(cluster.Config{
+		Store: h.store, Journal: j, Identity: id, Name: h.name,
+		Describe: func() cluster.Host { return cluster.Host{Address: h.at()} }, OnChange: func() { h.directory.Poke() },
+	})
+	h.directory = directory.New(directory.Config{Cluster: h.cluster, OnChange: func(uuid string) { h.kind.Changed(uuid) }})
+	h.kind = overlay.New(overlay.Config{
+		Kernel: h.kernel, Firewall: h.fw, Ports: noPorts{}, Later: kernel.NewLater(h.kernel, 0, nil), Directory: h.directory, Addresses: h.book,
+		Me: h.cluster.Me, Underlay: h.at, Moved: h.cluster.Wake,
+	})
+	h.Driver, err = driver.New(driver.Config{Journal: j, Kernel: h.kernel, Firewall: h.fw, Kinds: map[string]driver.Kind{"overlay": h.kind}, DefaultMode: "overlay"})
+	h.must(err)
+	h.must(h.Restore(h.Context()))
+	for _, n := range h.Networks() {
+		h.kind.Attend(n)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var work sync.WaitGroup
+	for _, run := range []func(context.Context) error{h.cluster.Run, h.directory.Run, h.kind.Run} {
+		work.Go(func() { _ = run(ctx) })
+	}
+	h.stop = sync.OnceFunc(func() {
+		cancel()
+		work.Wait()
+		_ = j.Close()
+	})
+}
+
+func (h *host) must(err error) {
+	h.Helper()
+	if err != nil {
+		h.Fatal(err)
+	}
+}
+
+// until waits for a condition.
+func (h *host) until(what string, ok func() bool) {
+	h.Helper()
+	end := time.Now().Add(10 * time.Second)
+	for !ok() {
+		if time.Now().After(end) {
+			h.Fatalf("%s: not in time: %s\n%s", h.name, what, h.kernel.Dump())
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (h *host) ready() {
+	h.Helper()
+	h.until("ready", func() bool { return h.cluster.Ready() == nil && h.directory.Synced() })
+}
+
+func id(letter string) string { return strings.Repeat(letter, 64) }
+
+func network(letter string, options ...string) driver.Network {
+	p := netip.MustParsePrefix("10.60.0.0/24")
+	n := driver.Network{ID: id(letter), Options: map[string]string{"net": "demo"}, IPv4: []driver.Subnet{{Pool: p, Gateway: p.Addr().Next()}}}
+	for i := 0; i < len(options); i += 2 {
+		n.Options[options[i]] = options[i+1]
+	}
+	return n
+}
+
+// container starts one with an address.
+func (h *host) container(letter, net, addr string) driver.Endpoint {
+	h.Helper()
+	ep, err := h.CreateEndpoint(h.Context(), driver.Endpoint{ID: id(letter), Network: id(net), IPv4: netip.MustParsePrefix(addr)})
+	h.must(err)
+	h.join(ep)
+	return ep
+}
+
+func (h *host) join(ep driver.Endpoint) {
+	h.Helper()
+	h.kernel.AddSandbox("/sandbox")
+	_, err := h.Join(h.Context(), ep.Network, ep.ID, "/sandbox", nil)
+	h.must(err)
+}
+
+// programs reports whether the kernel has an entry with these words.
+func (h *host) programs(words ...string) func() bool {
+	return func() bool {
+		for line := range strings.Lines(h.kernel.Dump()) {
+			found := true
+			for _, w := range words {
+				found = found && strings.Contains(line, w)
+			}
+			if found {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+func not(ok func() bool) func() bool { return func() bool { return !ok() } }
+
+func two(t *testing.T) (fake *store.Fake, a, b *host) {
+	t.Helper()
+	fake = store.NewFake()
+	a, b = newHost(t, 1, fake.Peer()), newHost(t, 2, fake.Peer())
+	a.ready()
+	b.ready()
+	a.must(a.CreateNetwork(t.Context(), network("a")))
+	b.until("the name", func() bool { _, ok := b.directory.Named("demo"); return ok })
+	b.must(b.CreateNetwork(t.Context(), network("b")))
+	return fake, a, b
+}
+
+func TestLife(t *testing.T) {
+	fake, a, b := two(t)
+	if x, y := a.Networks()[0].Shared, b.Networks()[0].Shared; x.UUID != y.UUID || x.VNI != y.VNI || x.MTU != 1450 || y.MTU != 1450 {
+		t.Fatalf("%+v and %+v are not one network", x, y)
+	}
+	if strings.Contains(a.kernel.Dump(), "wf-") {
+		t.Fatalf("a host without an endpoint takes part:\n%s", a.kernel.Dump())
+	}
+	ep := a.container("c", "a", "10.60.0.5/24")
+	b.container("d", "b", "10.60.0.6/24")
+	b.until("a's container", b.programs("neigh 10.60.0.5", ep.MAC))
+	b.until("a's tunnel end", b.programs("fdb "+ep.MAC, "dst 192.0.2.1"))
+	b.until("a's own address", b.programs("neigh 10.60.0.201"))
+	a.until("b's container", a.programs("neigh 10.60.0.6"))
+	a.until("its own container is not asked for through the tunnel", a.programs("neigh 10.60.0.5"))
+	a.must(a.Leave(t.Context(), id("a"), id("c")))
+	b.until("it left", not(b.programs("neigh 10.60.0.5")))
+	for _, h := range []*host{a, b} {
+		for _, n := range h.Networks() {
+			h.must(h.DeleteNetwork(t.Context(), n.ID))
+		}
+		for _, left := range []string{"wf-", "wx-", "fdb", "neigh"} {
+			if strings.Contains(h.kernel.Dump(), left) {
+				t.Errorf("%s is left:\n%s", left, h.kernel.Dump())
+			}
+		}
+	}
+	a.until("no key is left", func() bool {
+		all, err := fake.Read(t.Context(), "")
+		a.must(err)
+		for _, kv := range all.KVs {
+			for _, prefix := range []string{"net/", "name/", "vni/", "ep/"} {
+				if strings.HasPrefix(kv.Key, prefix) {
+					return false
+				}
+			}
+		}
+		return true
+	})
+}
+
+// TestMove: an address that starts on another host is there at once, whatever becomes
+// of the record of where it was.
+func TestMove(t *testing.T) {
+	_, a, b := two(t)
+	c := newHost(t, 3, a.store.(*store.Fake).Peer())
+	c.ready()
+	c.must(c.CreateNetwork(t.Context(), network("e")))
+	c.container("f", "e", "10.60.0.9/24")
+	ep := a.container("c", "a", "10.60.0.5/24")
+	c.until("it is on a", c.programs("fdb "+ep.MAC, "dst 192.0.2.1"))
+	a.store.(*store.Fake).SetDown(true) // a's withdrawal does not arrive
+	a.must(a.Leave(t.Context(), id("a"), id("c")))
+	moved := b.container("d", "b", "10.60.0.5/24")
+	if moved.MAC != ep.MAC {
+		t.Fatalf("%s became %s", ep.MAC, moved.MAC)
+	}
+	c.until("it is on b", c.programs("fdb "+ep.MAC, "dst 192.0.2.2"))
+	a.store.(*store.Fake).SetDown(false)
+	a.until("a knows it too", a.programs("fdb "+ep.MAC, "dst 192.0.2.2"))
+	if c.programs("fdb "+ep.MAC, "dst 192.0.2.1")() {
+		t.Fatal("a stale entry came back")
+	}
+}
+
+// TestRestart: what is programmed stays while weft is away, and while the store is.
+func TestRestart(t *testing.T) {
+	_, a, b := two(t)
+	ep := a.container("c", "a", "10.60.0.5/24")
+	other := b.container("d", "b", "10.60.0.6/24")
+	a.until("b's", a.programs("neigh 10.60.0.6"))
+	a.stop()
+	before := a.kernel.Dump()
+	a.store.(*store.Fake).SetDown(true)
+	b.must(b.Leave(t.Context(), id("b"), other.ID))
+	a.start()
+	_, err := a.Reconcile(t.Context(), driver.Full)
+	a.must(err)
+	if after := a.kernel.Dump(); after != before {
+		t.Fatalf("changed from\n%s\nto\n%s", before, after)
+	}
+	a.store.(*store.Fake).SetDown(false)
+	a.until("b's container is gone", not(a.programs("neigh 10.60.0.6")))
+	b.until("a's container is not", b.programs("neigh 10.60.0.5", ep.MAC))
+}
+
+// TestRepair: what somebody deletes or adds is put right by the next full look.
+func TestRepair(t *testing.T) {
+	_, a, b := two(t)
+	a.container("c", "a", "10.60.0.5/24")
+	b.container("d", "b", "10.60.0.6/24")
+	a.until("b's", a.programs("neigh 10.60.0.6"))
+	before := a.kernel.Dump()
+	for _, n := range a.Networks() {
+		for _, device := range []string{n.Tunnel, n.Device} {
+			a.must(a.kernel.DeleteLink(device))
+			if _, err := a.Reconcile(t.Context(), driver.Full); err != nil {
+				t.Fatal(err)
+			}
+			a.until("as before without "+device, func() bool { return a.programs("neigh 10.60.0.6")() && a.programs("dst 192.0.2.2")() })
+		}
+		have, err := a.kernel.FDB(n.Tunnel)
+		a.must(err)
+		a.must(a.kernel.ApplyForwarding(kernel.ForwardingChanges{Delete: kernel.Forwarding{FDB: have}}))
+	}
+	_, err := a.Reconcile(t.Context(), driver.Full)
+	a.must(err)
+	a.until("entries are back", a.programs("dst 192.0.2.2"))
+	if len(before) == 0 {
+		t.Fatal("there was nothing")
+	}
+}
+
+// TestUnderlayMoves: a host with a new address is reached there.
+func TestUnderlayMoves(t *testing.T) {
+	_, a, b := two(t)
+	ep := a.container("c", "a", "10.60.0.5/24")
+	b.container("d", "b", "10.60.0.6/24")
+	b.until("a's", b.programs("fdb "+ep.MAC, "dst 192.0.2.1"))
+	a.mu.Lock()
+	a.underlay = netip.MustParseAddr("192.0.2.77")
+	a.mu.Unlock()
+	b.until("a's new address", b.programs("fdb "+ep.MAC, "dst 192.0.2.77"))
+	a.until("a's own device", a.programs("wx-", "192.0.2.77"))
+}
+
+func TestRefusals(t *testing.T) {
+	_, a, _ := two(t)
+	for name, c := range map[string]struct {
+		network driver.Network
+		do      func()
+		err     error
+		words   string
+	}{
+		"encrypted":       {network("c", "encrypted", ""), nil, driver.ErrOption, "WireGuard"},
+		"VNI 0":           {network("c", "com.docker.network.driver.overlay.vxlanid_list", "0"), nil, driver.ErrOption, "1 to 16777215"},
+		"VNI too large":   {network("c", "com.docker.network.driver.overlay.vxlanid_list", "16777216"), nil, driver.ErrOption, "1 to 16777215"},
+		"MTU too large":   {network("c", "com.docker.network.driver.mtu", "1451"), nil, driver.ErrOption, "leaves 1450 bytes"},
+		"same subnet":     {network("c", "net", "other"), nil, driver.ErrConflict, "overlapping"},
+		"a name":          {network("c", "net", "-x"), nil, driver.ErrOption, "beginning with a letter"},
+		"another IPAM":    {network("c"), func() { a.book.alone = errors.New("another IPAM driver") }, driver.ErrOption, "another IPAM driver"},
+		"store is down":   {network("c", "net", "third"), func() { a.store.(*store.Fake).SetDown(true) }, directory.ErrNoStore, "known to all hosts"},
+		"other options":   {network("c", "com.docker.network.driver.mtu", "1400"), nil, driver.ErrConflict, "options map["},
+		"nothing at hand": {driver.Network{ID: id("c"), Options: map[string]string{}}, nil, driver.ErrOption, "needs a subnet"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.words != "overlapping" { // the others are refused for what they are
+				a.must(a.DeleteNetwork(t.Context(), id("a")))
+			}
+			if c.do != nil {
+				c.do()
+			}
+			err := a.CreateNetwork(t.Context(), c.network)
+			if !errors.Is(err, c.err) || !strings.Contains(err.Error(), c.words) {
+				t.Errorf("%v", err)
+			}
+			if strings.Contains(a.kernel.Dump(), "wf-") {
+				t.Errorf("something is left:\n%s", a.kernel.Dump())
+			}
+			a.book.alone = nil
+			a.store.(*store.Fake).SetDown(false)
+			a.ready()
+			if len(a.Networks()) == 0 {
+				a.must(a.CreateNetwork(t.Context(), network("a")))
+			}
+		})
+	}
+}
+
+// TestAlone: without a store the error says what to set.
+func TestAlone(t *testing.T) {
+	kind := overlay.New(overlay.Config{Kernel: kernel.NewFake(), Firewall: &firewall.Fake{}})
+	_, err := kind.PlanNetwork(t.Context(), network("a"), nil)
+	hint, ok := errors.AsType[interface {
+		error
+		Hint() string
+	}](err)
+	if !errors.Is(err, overlay.ErrAlone) || !ok || !strings.Contains(hint.Hint(), "WEFT_STORE") {
+		t.Fatal(err)
+	}
+}
