@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/weft-net/weft/driver"
+	"github.com/weft-net/weft/internal/store"
 )
 
 // nameless makes a network that the cluster knows by its UUID only.
@@ -44,7 +45,10 @@ func (h *host) bridgeMAC(uuid string) string {
 // TestRebind: a network with a container on it becomes another one of the cluster, also
 // over a restart, and what the container knows stays.
 func TestRebind(t *testing.T) {
-	_, a, b := two(t)
+	fake := store.NewFake()
+	a, b := newHost(t, 1, fake.Peer()), newHost(t, 2, fake.Peer())
+	a.ready()
+	b.ready()
 	mine, winner := a.nameless("a"), b.nameless("b")
 	ep := a.container("1", "a", "10.60.0.2/24")
 	b.container("2", "b", "10.60.0.3/24")
@@ -89,10 +93,7 @@ func TestRebind(t *testing.T) {
 // TestAbsent: a user's removal leaves a mark that lasts; weft's own leaves none.
 func TestAbsent(t *testing.T) {
 	_, a, b := two(t)
-	a.must(a.CreateNetwork(t.Context(), network("a")))
 	uuid := a.network("a").Shared.UUID
-	b.until("b knows it", func() bool { _, ok := b.directory.Named("demo"); return ok })
-	b.must(b.CreateNetwork(t.Context(), network("b")))
 	marks := func(want int, when string) {
 		t.Helper()
 		if got := b.Absent(); len(got) != want || want > 0 && got[uuid].At.IsZero() {

@@ -44,7 +44,9 @@ type machine struct {
 	broken   error // what the engine answers
 	refuses  error // what it says to a creation
 	creates  int
-	ahead    time.Duration // of the agent's clock
+	making   map[string]bool // names of networks that are being made
+	twice    bool            // the engine may make two of one name at once, as 20.10 does
+	ahead    time.Duration   // of the agent's clock
 }
 
 type local struct {
@@ -54,7 +56,7 @@ type local struct {
 }
 
 func newMachine(t *testing.T) *machine {
-	return &machine{dir: t.TempDir(), networks: map[string]engine.Network{}, local: map[string]*local{}, absent: map[string]bool{}, unmarked: map[string]int{}}
+	return &machine{dir: t.TempDir(), networks: map[string]engine.Network{}, local: map[string]*local{}, absent: map[string]bool{}, unmarked: map[string]int{}, making: map[string]bool{}}
 }
 
 // start runs weft on a machine.
@@ -226,6 +228,18 @@ func (h *host) CreateNetwork(ctx context.Context, n engine.Network) (string, err
 	h.mu.Lock()
 	h.creates++
 	err := errors.Join(h.broken, h.refuses)
+	if err == nil && !h.twice {
+		if h.making[n.Name] {
+			err = fmt.Errorf("%w: network with name %s already exists", engine.ErrRefused, n.Name)
+		} else {
+			h.making[n.Name] = true
+			defer func() {
+				h.mu.Lock()
+				delete(h.making, n.Name)
+				h.mu.Unlock()
+			}()
+		}
+	}
 	for _, other := range h.networks {
 		if other.Name == n.Name {
 			err = fmt.Errorf("%w: network with name %s already exists", engine.ErrRefused, n.Name)
@@ -402,20 +416,30 @@ func TestTogether(t *testing.T) {
 	for name, c := range map[string]struct {
 		one, two  engine.Network
 		container bool
+		twice     bool
 	}{
-		"equal":                        {user("demo", "10.50.0.0/24"), user("demo", "10.50.0.0/24"), false},
-		"equal, with containers":       {user("demo", "10.50.0.0/24"), user("demo", "10.50.0.0/24"), true},
-		"each with a subnet of weft's": {user("demo", ""), user("demo", ""), false},
-		"other options":                {user("demo", "10.50.0.0/24"), engine.Network{Name: "demo", Options: map[string]string{"mtu": "1300"}, IPAM: user("", "10.50.0.0/24").IPAM}, false},
+		"equal":                              {user("demo", "10.50.0.0/24"), user("demo", "10.50.0.0/24"), false, false},
+		"equal, with containers":             {user("demo", "10.50.0.0/24"), user("demo", "10.50.0.0/24"), true, false},
+		"each with a subnet of weft's":       {user("demo", ""), user("demo", ""), false, false},
+		"on engines that make two of a name": {user("demo", ""), user("demo", ""), false, true},
+		"other options":                      {user("demo", "10.50.0.0/24"), engine.Network{Name: "demo", Options: map[string]string{"mtu": "1300"}, IPAM: user("", "10.50.0.0/24").IPAM}, false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, a, b, other := three(t)
 			var wg sync.WaitGroup
-			ids := map[*host]string{}
 			for h, n := range map[*host]engine.Network{a: c.one, b: c.two} {
-				ids[h] = ""
+				h.mu.Lock()
+				h.twice = c.twice
+				h.mu.Unlock()
 				wg.Go(func() {
-					id := h.create(n)
+					id, err := h.CreateNetwork(t.Context(), n)
+					if errors.Is(err, engine.ErrRefused) { // the agent was faster than the user
+						h.until("it is there", func() bool { return h.uuid("demo") != "" })
+						id = h.named("demo").ID
+					} else if err != nil {
+						t.Error(err)
+						return
+					}
 					if c.container {
 						h.connect(id, "c")
 					}
@@ -425,7 +449,7 @@ func TestTogether(t *testing.T) {
 			for _, h := range []*host{a, b, other} {
 				h.until("one network of the cluster, here as well", func() bool {
 					all := h.agent.Networks()
-					return len(all) == 1 && all[0].State == netsync.Present && len(all[0].Hosts) == 3 && h.uuid("demo") == all[0].UUID
+					return len(all) == 1 && all[0].State == netsync.Present && len(all[0].Hosts) == 3 && h.uuid("demo") == all[0].UUID && len(h.Shared()) == 1
 				})
 			}
 			if c.container && (len(a.Shared()) != 1 || a.Shared()[0].Endpoints != 1 || b.Shared()[0].Endpoints != 1) {
