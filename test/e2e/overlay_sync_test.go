@@ -29,6 +29,9 @@ func TestNetworkSync(t *testing.T) {
 	c.step("a name that is taken", (*cluster).foreignName)
 	c.step("made on two hosts in the same second", (*cluster).sameSecond)
 	c.step("removed while a host is off", (*cluster).removedWhileOff)
+	c.step("removed while a host is cut off", (*cluster).removedWhileCut)
+	c.step("an engine that lost its state", (*cluster).engineEmptied)
+	c.step("many at once", (*cluster).manyAtOnce)
 }
 
 // overlay creates an overlay on one host, as a user does.
@@ -205,6 +208,13 @@ func (c *cluster) removedHere() {
 	h3.isState("plain", "present")
 	c.equal("plain")
 	c.has("full", true, c.sites...)
+	// So it is by -o net=NAME, which needs no look at the engine.
+	h3.docker("network", "rm", "plain")
+	h3.isState("plain", "absent")
+	plain, err := h1.listed("plain")
+	c.must(err)
+	c.must(h3.overlay("plain", "-o", "net=plain", "--subnet", plain.IPAM.Config[0].Subnet))
+	h3.isState("plain", "present")
 }
 
 // connectedTo waits until weft of a host uses the store.
@@ -363,5 +373,84 @@ func (c *cluster) removedWhileOff() {
 	}
 	c.must(h3.Boot(c.Context()))
 	c.has("gone", false, h3)
+	c.noNetworks()
+}
+
+// removedWhileCut: a container that nobody could know of loses the network, and the
+// host goes on with what the others have.
+func (c *cluster) removedWhileCut() {
+	h1, h3 := c.sites[0], c.sites[2]
+	c.overlays("cut", "--subnet", "10.68.0.0/24")
+	c.must(h3.CutLink(c.Context()))
+	h3.run("hidden", "--network", "cut")
+	c.comesTrue("the removal", func() error {
+		_, err := h1.Run(c.Context(), "weft", "network", "rm", "cut")
+		return err
+	})
+	c.has("cut", false, c.sites[:2]...)
+	if n, err := h3.listed("cut"); err != nil || n == nil {
+		c.Errorf("h3 took down what it could not know of: %v %v", n, err)
+	}
+	c.must(h3.HealLink(c.Context()))
+	c.has("cut", false, h3)
+	if got := h3.inspect("hidden", "{{.State.Running}} {{len .NetworkSettings.Networks}}"); got != "true 0" {
+		c.Errorf("the container runs, and has networks: %s", got)
+	}
+	h3.docker("rm", "-f", "hidden")
+	c.overlays("cut", "--subnet", "10.68.0.0/24")
+	h1.weft("network", "rm", "cut")
+	c.has("cut", false, c.sites...)
+	c.noNetworks()
+}
+
+// engineEmptied: an engine without its networks gets those of the cluster again.
+func (c *cluster) engineEmptied() {
+	h1, h3 := c.sites[0], c.sites[2]
+	c.overlays("kept", "--subnet", "10.69.0.0/24")
+	before, err := h3.listed("kept")
+	c.must(err)
+	c.must(h3.StopEngine(c.Context()))
+	h3.sh("rm -rf /var/lib/docker/network/files")
+	_, err = h3.StartEngine(c.Context())
+	c.must(err)
+	c.has("kept", true, h3)
+	after, err := h3.listed("kept")
+	c.must(err)
+	if before.ID == after.ID {
+		c.Errorf("the engine kept network %s", after.ID)
+	}
+	c.equal("kept")
+	h1.server("web", "--network", "kept")
+	h3.run("client", "--network", "kept")
+	h3.answers(h3.from("client"), hostPort(h1.ip("web", "kept"), 80), "web")
+	h1.docker("rm", "-f", "web")
+	h3.docker("rm", "-f", "client")
+	c.comesTrue("the removal", func() error {
+		_, err := h3.Run(c.Context(), "weft", "network", "rm", "kept")
+		return err
+	})
+	c.has("kept", false, c.sites...)
+	c.noNetworks()
+}
+
+// manyAtOnce: twenty networks, made as fast as one host can.
+func (c *cluster) manyAtOnce() {
+	const many = 20
+	h1 := c.sites[0]
+	begin := time.Now()
+	for i := range many {
+		c.must(h1.overlay(fmt.Sprintf("many%d", i), "--subnet", fmt.Sprintf("10.70.%d.0/24", i)))
+	}
+	made := time.Since(begin)
+	for i := range many {
+		c.has(fmt.Sprintf("many%d", i), true, c.sites...)
+	}
+	c.Logf("%d networks: made in %v, on all hosts after %v", many, made.Round(time.Millisecond), time.Since(begin).Round(time.Millisecond))
+	for i := range many {
+		h1.weft("network", "rm", fmt.Sprintf("many%d", i))
+	}
+	for i := range many {
+		c.has(fmt.Sprintf("many%d", i), false, c.sites...)
+	}
 	c.noNetworks()
 }
