@@ -4,8 +4,7 @@
 // The daemon side is [Server]; the commands use [Dial], which finds the socket
 // by itself whether weft runs as a managed plugin or as a systemd service.
 //
-// It has no authentication of its own:
-// the socket's mode 0600 is it.
+// It has no authentication of its own: the socket's mode 0600 is it.
 package admin
 
 import (

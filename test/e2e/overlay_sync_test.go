@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,6 +33,45 @@ func TestNetworkSync(t *testing.T) {
 	c.step("removed while a host is cut off", (*cluster).removedWhileCut)
 	c.step("an engine that lost its state", (*cluster).engineEmptied)
 	c.step("many at once", (*cluster).manyAtOnce)
+}
+
+// TestNetworkSyncService: each host creates the network under its own name of the driver,
+// and one that cannot ask its engine takes part by -o net=NAME.
+func TestNetworkSyncService(t *testing.T) {
+	t.Parallel()
+	engine := engines()[len(engines())-1]
+	c := newCluster(t, clusterConfig{engines: []string{engine, engine, engine}, members: 1, noPlugin: true})
+	h1, h2, h3 := c.sites[0], c.sites[1], c.sites[2]
+	c.must(h1.install(c.settings()...))
+	for _, s := range []*site{h2, h3} {
+		c.must(s.CopyIn(c.Context(), "../../build/weft-"+goarch(t), "/usr/bin/weft"))
+	}
+	h2.serviceWith(c.settings())
+	h3.serviceWith(c.settings(), "--engine", "/run/nowhere.sock")
+	c.connectedTo(h1)
+	c.must(h1.overlay("mixed", "--subnet", "10.71.0.0/24"))
+	c.has("mixed", true, h2)
+	if n, err := h2.listed("mixed"); err != nil || n.Driver != "weft" || n.IPAM.Driver != "weft" {
+		t.Errorf("%+v %v", n, err)
+	}
+	h2.isState("mixed", "present")
+	if out := h3.weft("status"); !strings.Contains(out, "Network sync:") || !strings.Contains(out, "/run/nowhere.sock") {
+		t.Errorf("weft status without the Docker API:\n%s", out)
+	}
+	if n, err := h3.listed("mixed"); err != nil || n != nil {
+		t.Errorf("%+v %v", n, err)
+	}
+	h3.docker("network", "create", "-d", "weft", "--ipam-driver", "weft", "-o", "mode=overlay", "-o", "net=mixed", "--subnet", "10.71.0.0/24", "mine")
+	h3.isState("mixed", "present")
+	h2.server("web", "--network", "mixed")
+	h3.run("client", "--network", "mine")
+	h3.answers(h3.from("client"), hostPort(h2.ip("web", "mixed"), 80), "web")
+	// And back: what the service makes, the plugin's host has.
+	h2.docker("network", "create", "-d", "weft", "--ipam-driver", "weft", "-o", "mode=overlay", "back")
+	c.has("back", true, h1)
+	if n, err := h1.listed("back"); err != nil || n.Driver != plugin {
+		t.Errorf("%+v %v", n, err)
+	}
 }
 
 // overlay creates an overlay on one host, as a user does.
@@ -285,6 +325,24 @@ func (c *cluster) foreignName() {
 	c.has("taken", false, c.sites...)
 }
 
+// twin creates an overlay that another host creates at this moment: weft may have made
+// it here before the engine comes to it, or while it does.
+func (s *site) twin(name string, args ...string) error {
+	err := s.overlay(name, args...)
+	if err == nil || !strings.Contains(err.Error(), "already exists") && !strings.Contains(err.Error(), "overlaps") {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(s.Context(), 10*time.Second)
+	defer cancel()
+	return lab.Until(ctx, name+" to be there", func(context.Context) error {
+		n, listErr := s.listed(name)
+		if listErr == nil && n == nil {
+			listErr = err
+		}
+		return listErr
+	})
+}
+
 // sameSecond: one network comes of it, whichever host is faster.
 func (c *cluster) sameSecond() {
 	h1, h2 := c.sites[0], c.sites[1]
@@ -294,7 +352,7 @@ func (c *cluster) sameSecond() {
 			if s.Host.Name == "h3" {
 				return nil
 			}
-			return s.overlay(name, args...)
+			return s.twin(name, args...)
 		})
 		for _, s := range c.sites {
 			s.isState(name, "present")
@@ -307,7 +365,7 @@ func (c *cluster) sameSecond() {
 		if s.Host.Name == "h3" {
 			return nil
 		}
-		if err := s.overlay("twins", "--subnet", "10.66.0.0/24"); err != nil {
+		if err := s.twin("twins", "--subnet", "10.66.0.0/24"); err != nil {
 			return err
 		}
 		_, err := s.Docker(s.Context(), "run", "-d", "--name", "twin", "--network", "twins", lab.Image, "sh", "-c",
