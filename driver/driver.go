@@ -77,6 +77,7 @@ type Driver struct {
 	conflicts map[Conflict]bool
 	absent    map[string]Absence // by UUID: shared networks that a user removed here
 	unmarked  map[string]int     // by UUID: removals of it are weft's own
+	listed    map[string]string  // by id: see NoteListed
 
 	wake  chan struct{} // for Run: the conflicts changed
 	locks keyed         // one lock a network, one an endpoint
@@ -113,7 +114,7 @@ func New(cfg Config) (*Driver, error) {
 	}
 	return &Driver{
 		cfg: cfg, log: cfg.Logger, now: cfg.Now, started: cfg.Now(),
-		networks: map[string]Network{}, endpoints: map[string]Endpoint{}, absent: map[string]Absence{}, unmarked: map[string]int{},
+		networks: map[string]Network{}, endpoints: map[string]Endpoint{}, absent: map[string]Absence{}, unmarked: map[string]int{}, listed: map[string]string{},
 		wake: make(chan struct{}, 1), leaks: leakBook{missing: map[string]time.Time{}},
 	}, nil
 }
@@ -154,7 +155,7 @@ func (d *Driver) Load() error {
 	d.mu.Lock()
 	d.networks, d.endpoints = networks, endpoints
 	d.mu.Unlock()
-	return d.loadAbsent()
+	return d.loadShared()
 }
 
 // network finds a network and its kind.

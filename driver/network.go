@@ -141,12 +141,13 @@ func (d *Driver) DeleteNetwork(ctx context.Context, id string) error {
 	}
 	errs = append(errs, kind.RemoveNetwork(ctx, n))
 	mark, marked := d.mark(n)
-	ops = append(ops, mark...)
+	ops = append(append(ops, mark...), journal.Delete(bucketListed, id))
 	if err := d.cfg.Journal.Commit(ctx, ops...); err != nil {
 		return errors.Join(append(errs, err)...)
 	}
 	d.mu.Lock()
 	marked()
+	delete(d.listed, id)
 	delete(d.networks, id)
 	for _, ep := range eps {
 		delete(d.endpoints, ep.ID)

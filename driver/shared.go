@@ -9,8 +9,12 @@ import (
 	"github.com/weft-net/weft/internal/journal"
 )
 
-// bucketAbsent has the marks of shared networks that a user removed from this host.
-const bucketAbsent = "absent"
+// bucketAbsent has the marks of shared networks that a user removed from this host,
+// bucketListed in which state of itself the engine listed a network.
+const (
+	bucketAbsent = "absent"
+	bucketListed = "listed"
+)
 
 // Absence says that a user removed a shared network from this host, and that it is not
 // to come back by itself.
@@ -74,6 +78,30 @@ func (d *Driver) Unmarked(uuid string) (done func()) {
 	}
 }
 
+// Listed returns what [Driver.NoteListed] was told of the networks, by the engine's id.
+func (d *Driver) Listed() map[string]string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.listed)
+}
+
+// NoteListed remembers that the engine listed a network, and in which state of itself:
+// one that has the same state and lacks the network has removed it. An unknown network
+// is success.
+func (d *Driver) NoteListed(ctx context.Context, id, state string) error {
+	defer d.locks.Lock(networkKey(id))()
+	if _, _, err := d.network(id); err != nil {
+		return nil //nolint:nilerr // it was removed meanwhile
+	}
+	if err := d.cfg.Journal.Commit(ctx, journal.Put(bucketListed, id, state)); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.listed[id] = state
+	return nil
+}
+
 // mark is the change of the journal for a network that goes, if its user removes it.
 func (d *Driver) mark(n Network) (ops []journal.Op, done func()) {
 	d.mu.Lock()
@@ -126,13 +154,20 @@ func (d *Driver) Rebind(ctx context.Context, id string, to Shared) error {
 	return r.Rebind(ctx, old, n, d.joined(id))
 }
 
-// loadAbsent reads the marks.
-func (d *Driver) loadAbsent() error {
+// loadShared reads what else the journal has of shared networks.
+func (d *Driver) loadShared() error {
 	absent, err := journal.Load[Absence](d.cfg.Journal, bucketAbsent)
+	if err != nil {
+		return err
+	}
+	listed, err := journal.Load[string](d.cfg.Journal, bucketListed)
+	if err != nil {
+		return err
+	}
 	d.mu.Lock()
-	d.absent = absent
+	d.absent, d.listed = absent, listed
 	d.mu.Unlock()
-	return err
+	return nil
 }
 
 // resetAbsent takes all marks away.

@@ -138,9 +138,10 @@ type syncHost struct{ h *house }
 // Shared are the networks that belong to the cluster.
 func (s syncHost) Shared() []netsync.Local {
 	var out []netsync.Local
+	listed := s.h.driver.Listed()
 	for _, n := range s.h.driver.Networks() {
 		if n.Shared != nil {
-			out = append(out, netsync.Local{ID: n.ID, UUID: n.Shared.UUID, Endpoints: len(s.h.driver.Endpoints(n.ID))})
+			out = append(out, netsync.Local{ID: n.ID, UUID: n.Shared.UUID, Endpoints: len(s.h.driver.Endpoints(n.ID)), Listed: listed[n.ID]})
 		}
 	}
 	return out
@@ -163,6 +164,11 @@ func (s syncHost) ForgetAbsent(ctx context.Context, uuids ...string) error {
 // Unmarked keeps removals of a network from leaving a mark.
 func (s syncHost) Unmarked(uuid string) func() { return s.h.driver.Unmarked(uuid) }
 
+// NoteListed remembers in which state of itself the engine listed a network.
+func (s syncHost) NoteListed(ctx context.Context, id, state string) error {
+	return s.h.driver.NoteListed(ctx, id, state)
+}
+
 // Rebind makes a network be another one of the cluster, whose options agree with its own.
 func (s syncHost) Rebind(ctx context.Context, id string, to directory.Network) error {
 	for _, n := range s.h.driver.Networks() {
@@ -175,8 +181,12 @@ func (s syncHost) Rebind(ctx context.Context, id string, to directory.Network) e
 
 // Drop takes away what the engine does not know any more: the network and its pools,
 // which would be in the way of its successor.
-func (s syncHost) Drop(ctx context.Context, id string) error {
-	if err := s.h.driver.DropNetwork(ctx, id); err != nil {
+func (s syncHost) Drop(ctx context.Context, id string, byUser bool) error {
+	remove := s.h.driver.DropNetwork
+	if byUser {
+		remove = s.h.driver.DeleteNetwork
+	}
+	if err := remove(ctx, id); err != nil {
 		return err
 	}
 	return s.h.ipam.ReleaseNetwork(ctx, id)

@@ -44,8 +44,11 @@ type Host interface {
 	Unmarked(uuid string) (done func())
 	// Rebind makes a network take over the identity of another one.
 	Rebind(ctx context.Context, id string, to directory.Network) error
-	// Drop takes away a network that the engine does not know any more.
-	Drop(ctx context.Context, id string) error
+	// NoteListed remembers Listed of a network.
+	NoteListed(ctx context.Context, id, state string) error
+	// Drop takes away a network that the engine does not know any more; with a mark of
+	// absence if a user removed it.
+	Drop(ctx context.Context, id string, byUser bool) error
 }
 
 // Config is what [New] takes. All but Logger and Now are required.
@@ -80,6 +83,10 @@ const (
 	// passes bounds how often a comparison follows its own actions at once.
 	passes = 8
 )
+
+// engineOwn is a network that each engine makes when its state is empty, and keeps as long
+// as its state lasts: its id tells states apart.
+const engineOwn = "none"
 
 // An Agent keeps the networks of one host in step with the cluster. It is safe for
 // concurrent use.
@@ -229,18 +236,25 @@ func (a *Agent) look(ctx context.Context) (facts, error) {
 	if f.networks, err = a.cfg.Engine.Networks(ctx); err != nil {
 		return f, fmt.Errorf("%w: networks of other hosts do not appear here, and new ones are shared by -o net=NAME only", err)
 	}
-	a.note(&f)
-	return f, nil
+	return f, a.note(ctx, &f)
 }
 
-// note marks the networks that the engine has lost.
-func (a *Agent) note(f *facts) {
+// note marks the networks that the engine has lost, and remembers those that it has.
+func (a *Agent) note(ctx context.Context, f *facts) error {
 	has := make(map[string]bool)
 	for _, n := range f.networks {
 		has[n.ID] = true
+		if n.Name == engineOwn {
+			f.engine = n.ID
+		}
 	}
 	missing := make(map[string]time.Time)
 	for i, l := range f.local {
+		if has[l.ID] && l.Listed != f.engine {
+			if err := a.cfg.Host.NoteListed(ctx, l.ID, f.engine); err != nil {
+				return err
+			}
+		}
 		if has[l.ID] {
 			continue
 		}
@@ -252,6 +266,7 @@ func (a *Agent) note(f *facts) {
 		f.local[i].Lost = a.cfg.Now().Sub(since) >= lostAfter
 	}
 	a.missing = missing
+	return nil
 }
 
 // idsOf tells apart sets of networks.
@@ -345,8 +360,8 @@ func (a *Agent) one(ctx context.Context, do action) error {
 		return a.replace(ctx, do)
 	case takeDown:
 		return a.takeDown(ctx, do)
-	case drop:
-		return a.cfg.Host.Drop(ctx, do.local.ID)
+	case drop, part:
+		return a.cfg.Host.Drop(ctx, do.local.ID, do.verb == part)
 	}
 	return fmt.Errorf("nobody knows how to %s a network", do.verb)
 }
@@ -445,7 +460,7 @@ func (a *Agent) takeDown(ctx context.Context, do action) error {
 	defer a.cfg.Host.Unmarked(do.local.UUID)()
 	if do.net.ID == "" {
 		if do.local.Lost {
-			return a.cfg.Host.Drop(ctx, do.local.ID)
+			return a.cfg.Host.Drop(ctx, do.local.ID, false)
 		}
 		return errors.New("the engine does not show the network that was removed everywhere")
 	}

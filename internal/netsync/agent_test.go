@@ -51,12 +51,13 @@ type machine struct {
 
 type local struct {
 	uuid       string
+	listed     string
 	net        directory.Network
 	containers []string
 }
 
 func newMachine(t *testing.T) *machine {
-	return &machine{dir: t.TempDir(), networks: map[string]engine.Network{}, local: map[string]*local{}, absent: map[string]bool{}, unmarked: map[string]int{}, making: map[string]bool{}}
+	return &machine{dir: t.TempDir(), networks: map[string]engine.Network{"own": {ID: "own", Name: "none"}}, local: map[string]*local{}, absent: map[string]bool{}, unmarked: map[string]int{}, making: map[string]bool{}}
 }
 
 // start runs weft on a machine.
@@ -307,7 +308,7 @@ func (h *host) Shared() []netsync.Local {
 	defer h.mu.Unlock()
 	var out []netsync.Local
 	for id, l := range h.local {
-		out = append(out, netsync.Local{ID: id, UUID: l.uuid, Endpoints: len(l.containers)})
+		out = append(out, netsync.Local{ID: id, UUID: l.uuid, Endpoints: len(l.containers), Listed: l.listed})
 	}
 	return out
 }
@@ -349,10 +350,22 @@ func (h *host) Rebind(_ context.Context, id string, to directory.Network) error 
 	return nil
 }
 
-func (h *host) Drop(_ context.Context, id string) error {
+func (h *host) NoteListed(_ context.Context, id, state string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if l := h.local[id]; l != nil {
+		l.listed = state
+	}
+	return nil
+}
+
+func (h *host) Drop(_ context.Context, id string, byUser bool) error {
 	h.mu.Lock()
 	l := h.local[id]
 	delete(h.local, id)
+	if byUser {
+		h.absent[l.uuid] = true
+	}
 	h.mu.Unlock()
 	h.Forsake(l.uuid)
 	return nil
@@ -617,6 +630,7 @@ func TestEngineLost(t *testing.T) {
 	b.is("demo", netsync.Present)
 	b.stop()
 	clear(b.networks)
+	b.networks["new"] = engine.Network{ID: "new", Name: "none"}
 	b = start(t, "h2", fake.Peer(), b.machine)
 	b.is("demo", netsync.Present)
 	if b.named("demo") != nil {
@@ -624,6 +638,25 @@ func TestEngineLost(t *testing.T) {
 	}
 	b.pass(time.Minute)
 	b.until("it is back", func() bool { return b.uuid("demo") == a.uuid("demo") && len(b.Shared()) == 1 && len(b.Absent()) == 0 })
+}
+
+// TestRemovedUnseen: what a user removed while weft did not run stays away as well.
+func TestRemovedUnseen(t *testing.T) {
+	fake, a, b, _ := three(t)
+	a.create(user("demo", "10.50.0.0/24"))
+	b.is("demo", netsync.Present)
+	b.until("it was seen", func() bool { return len(b.Shared()) == 1 && b.Shared()[0].Listed == "own" })
+	b.stop()
+	for id := range b.local {
+		delete(b.networks, id)
+	}
+	b = start(t, "h2", fake.Peer(), b.machine)
+	b.is("demo", netsync.Present)
+	b.pass(time.Minute)
+	b.is("demo", netsync.Absent)
+	if len(b.Shared()) > 0 || b.named("demo") != nil {
+		t.Errorf("it is there: %v", b.Shared())
+	}
 }
 
 // TestWiped: the hosts tell a store that lost everything, names and descriptions too,

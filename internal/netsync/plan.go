@@ -23,6 +23,9 @@ type Local struct {
 	ID, UUID string
 	// Endpoints counts the containers on it.
 	Endpoints int
+	// Listed is the state of itself in which the engine listed the network last; empty if
+	// it never did.
+	Listed string
 	// Lost says that the engine does not know it any more.
 	Lost bool
 }
@@ -34,6 +37,8 @@ type facts struct {
 	records  []directory.Network
 	local    []Local
 	absent   map[string]bool // by UUID
+	// engine is the state of the engine's own: another one has forgotten everything.
+	engine string
 }
 
 // A verb is what to do about a difference.
@@ -46,6 +51,7 @@ const (
 	replace  verb = "replace"    // remove a local network, to create the one that has its name
 	takeDown verb = "take down"  // a network that was removed everywhere
 	drop     verb = "clean away" // a network that the engine lost
+	part     verb = "part from"  // a network that a user removed while weft did not run
 )
 
 // action is one thing to do.
@@ -124,6 +130,11 @@ func (p *planner) ofHost(l Local) {
 	case known && r.Removed:
 		p.is(l.UUID, Removed, "")
 		p.do(takeDown, r, l)
+	case !has && l.Lost && l.Endpoints > 0:
+		p.is(l.UUID, Present, "the engine does not know it any more") // until its endpoints are found to be leaked
+	case !has && l.Lost && l.Listed != "" && l.Listed == p.engine:
+		p.is(l.UUID, Absent, "")
+		p.do(part, r, l)
 	case !has && l.Lost:
 		p.is(l.UUID, Creating, "the engine lost it")
 		p.do(drop, r, l)

@@ -76,6 +76,15 @@ func TestPlan(t *testing.T) {
 		"the engine lost it": {
 			facts: facts{records: []directory.Network{rec("u", "demo")}, local: []Local{{ID: "1", UUID: "u", Lost: true}}},
 			todo:  "clean away u 1", states: "u=creating"},
+		"a user removed it while weft did not run": {
+			facts: facts{engine: "e", records: []directory.Network{rec("u", "demo")}, local: []Local{{ID: "1", UUID: "u", Lost: true, Listed: "e"}}},
+			todo:  "part from u 1", states: "u=absent"},
+		"the engine lost it, and weft has endpoints": {
+			facts:  facts{records: []directory.Network{rec("u", "demo")}, local: []Local{{ID: "1", UUID: "u", Lost: true, Endpoints: 1}}},
+			states: "u=present"},
+		"the engine lost all that it had": {
+			facts: facts{engine: "f", records: []directory.Network{rec("u", "demo")}, local: []Local{{ID: "1", UUID: "u", Lost: true, Listed: "e"}}},
+			todo:  "clean away u 1", states: "u=creating"},
 		"the store lost it": {
 			facts:  facts{networks: []engine.Network{net("1", "demo")}, local: []Local{{ID: "1", UUID: "u"}}},
 			states: "u=present"},

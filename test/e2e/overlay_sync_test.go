@@ -33,6 +33,7 @@ func TestNetworkSync(t *testing.T) {
 	c.step("removed while a host is cut off", (*cluster).removedWhileCut)
 	c.step("an engine that lost its state", (*cluster).engineEmptied)
 	c.step("many at once", (*cluster).manyAtOnce)
+	c.step("removed while weft does not run", (*cluster).removedUnseen)
 }
 
 // TestNetworkSyncService: each host creates the network under its own name of the driver,
@@ -510,5 +511,23 @@ func (c *cluster) manyAtOnce() {
 	for i := range many {
 		c.has(fmt.Sprintf("many%d", i), false, c.sites...)
 	}
+	c.noNetworks()
+}
+
+// removedUnseen: weft learns of it when it runs again.
+func (c *cluster) removedUnseen() {
+	h1, h3 := c.sites[0], c.sites[2]
+	c.overlays("unseen", "--subnet", "10.72.0.0/24")
+	h3.isState("unseen", "present")
+	c.must(h3.DisablePlugin(c.Context(), true))
+	begin := time.Now()
+	h3.docker("network", "rm", "unseen")
+	c.Logf("docker network rm without weft took %v", time.Since(begin).Round(time.Second))
+	c.must(h3.EnablePlugin(c.Context()))
+	c.connectedTo(h3)
+	h3.isState("unseen", "absent")
+	c.has("unseen", false, h3)
+	h1.weft("network", "rm", "unseen")
+	c.has("unseen", false, c.sites...)
 	c.noNetworks()
 }
