@@ -802,3 +802,35 @@ func TestClusterPoolIsWantedAgainWhileLeavingFails(t *testing.T) {
 		t.Fatalf("after %v: %v", time.Since(begin), err)
 	}
 }
+
+// TestJoinInARecovery: a membership that was begun before a recovery must not come
+// about in it: the pool of a wiped store would begin another life, and what this host
+// owned of the old one would be forgotten.
+func TestJoinInARecovery(t *testing.T) {
+	fake := store.NewFake()
+	a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
+	pa := a.pool("10.1.0.0/24")
+	b.pool("10.1.0.0/24")
+	had := a.get(pa)
+	pool := a.cluster.PoolsOf(a.cluster.Me())[0]
+	eventually(t, "a knows b", func() bool { return len(a.cluster.Hosts()) == 2 })
+	b.halt()
+	fake.Wipe()
+	eventually(t, "a is frozen", func() bool { return a.cluster.Verdict().Standing == cluster.Frozen })
+	if err := a.cluster.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a waits for b", func() bool { return a.cluster.Verdict().Standing == cluster.Waiting })
+	if _, err := a.cluster.Join(t.Context(), "cluster", prefix("10.2.0.0/24"), nil); !errors.Is(err, cluster.ErrNotNow) {
+		t.Fatalf("a new pool: %v", err)
+	}
+	if _, err := a.cluster.Affirm(t.Context(), pool); !errors.Is(err, cluster.ErrNotNow) {
+		t.Fatalf("an old pool: %v", err)
+	}
+	if now := a.cluster.PoolsOf(a.cluster.Me()); len(now) != 1 || now[0].UUID != pool.UUID {
+		t.Fatalf("%s became %v", pool.UUID, now)
+	}
+	if err := a.explicit(pa, had.String()); !errors.Is(err, ipam.ErrInUse) {
+		t.Fatal(err)
+	}
+}

@@ -109,9 +109,9 @@ func (m *IPAM) awaitCluster(ctx context.Context) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := m.cfg.Cluster.Ready()
-		standing := m.cfg.Cluster.Verdict().Standing
+		standing := m.cfg.Cluster.Pass().Standing
 		young := standing == cluster.Apart || standing == cluster.Founding || standing == cluster.Raising
+		err := m.cfg.Cluster.Ready() // after that: what it was before, it is no more
 		if err == nil || !young || !m.cfg.Cluster.Up() {
 			return err
 		}

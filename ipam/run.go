@@ -125,35 +125,33 @@ func (m *IPAM) plan(ctx context.Context) []func() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c := m.cfg.Cluster
-	look := outlook{verdict: c.Verdict(), back: c.Back(), epoch: c.Returning(), up: c.Up()}
+	look := outlook{Pass: c.Pass(), up: c.Up()}
 	uuid := c.UUID()
 	m.adoptMemberships(uuid, look)
 	var out []func()
-	told := look.epoch > 0
+	told := look.Epoch > 0
 	for _, sh := range m.shares() {
-		if sh.rec.Store != uuid || look.verdict.Standing == cluster.Foreign {
+		if sh.rec.Store != uuid || look.Standing == cluster.Foreign {
 			sh.own.SetMode(ownership.Frozen, nil)
 			continue
 		}
 		out = append(out, m.planShare(ctx, sh, look)...)
-		told = told && (m.silent(sh) || sh.back == look.epoch && sh.own.Settled())
+		told = told && (m.silent(sh) || sh.back == look.Epoch && sh.own.Settled())
 	}
 	if told {
-		c.Told(look.epoch)
+		c.Told(look.Epoch)
 	}
 	return out
 }
 
 // outlook is what the cluster lets this host do.
 type outlook struct {
-	verdict cluster.Verdict
-	back    []ownership.Host
-	epoch   int // of the recovery in which this host tells the store, 0 for none
-	up      bool
+	cluster.Pass
+	up bool
 }
 
 // member reports whether owners may change.
-func (o outlook) member() bool { return o.verdict.Standing == cluster.Member && o.up }
+func (o outlook) member() bool { return o.Standing == cluster.Member && o.up }
 
 // silent reports whether a recovering store is not told about a share: this id was
 // never a member of it, or has nothing to tell.
@@ -177,17 +175,21 @@ func (m *IPAM) adoptMemberships(uuid string, look outlook) {
 // planShare returns what can be done for one share. The caller holds mu.
 func (m *IPAM) planShare(ctx context.Context, sh *share, look outlook) []func() {
 	var out []func()
-	if look.epoch > 0 && sh.told != look.epoch {
-		sh.told, sh.claim = look.epoch, true // others may have told that they own what is in use here
+	if look.Epoch > 0 && sh.told != look.Epoch {
+		sh.told, sh.claim = look.Epoch, true // others may have told that they own what is in use here
 		sh.own.Forget()
 		m.rewatch(sh)
 	}
 	mode, rejoin := m.modeOf(sh, look)
 	if rejoin {
 		sh.leaving = true
-		out = append(out, func() { m.rejoin(ctx, sh, look.epoch) })
+		out = append(out, func() { m.rejoin(ctx, sh, look.Epoch) })
 	}
-	sh.own.SetMode(mode, look.back)
+	sh.own.SetMode(mode, look.Back)
+	if ready := sh.own.Open() && m.inside(sh); ready != sh.ready {
+		sh.ready = ready
+		m.notify(sh) // requests wait for it
+	}
 	if sh.stop == nil {
 		watch, stop := context.WithCancel(ctx)
 		sh.stop = stop
@@ -198,7 +200,7 @@ func (m *IPAM) planShare(ctx context.Context, sh *share, look outlook) []func() 
 	for _, t := range sh.own.Tasks() {
 		sh.out++
 		own, rec := sh.own, sh.rec
-		out = append(out, func() { m.do(ctx, sh, own, rec, t) })
+		out = append(out, func() { m.do(ctx, sh, own, rec, t, look.Pass) })
 	}
 	idle := look.member() && !sh.leaving && sh.out == 0
 	switch {
@@ -214,13 +216,13 @@ func (m *IPAM) planShare(ctx context.Context, sh *share, look outlook) []func() 
 // modeOf says how much a share may do, and whether the store has to be told first that
 // this host is a member. The caller holds mu.
 func (m *IPAM) modeOf(sh *share, look outlook) (mode ownership.Mode, rejoin bool) {
-	mode = look.verdict.Standing.Mode()
+	mode = look.Standing.Mode()
 	switch {
 	case sh.leaving:
 		return ownership.Frozen, false
-	case look.epoch > 0 && sh.back != look.epoch:
+	case look.Epoch > 0 && sh.back != look.Epoch:
 		return ownership.Frozen, !m.silent(sh)
-	case mode == ownership.Recovering && look.epoch == 0:
+	case mode == ownership.Recovering && look.Epoch == 0:
 		return ownership.Frozen, false
 	case mode == ownership.Normal && (!m.inside(sh) || sh.doubt && m.wanted(sh)):
 		return ownership.Frozen, look.member() && (m.wanted(sh) || !sh.own.Empty() || sh.out > 0)
@@ -260,14 +262,14 @@ func (m *IPAM) watch(ctx context.Context, sh *share, prefix string, own *ownersh
 
 // do does one task of a share's machine. Its outcome counts for nothing if the share
 // has another machine by then.
-func (m *IPAM) do(ctx context.Context, sh *share, own *ownership.Pool, rec shareRecord, t ownership.Task) {
+func (m *IPAM) do(ctx context.Context, sh *share, own *ownership.Pool, rec shareRecord, t ownership.Task, pass cluster.Pass) {
 	if t.Entry != nil {
 		m.writeEntry(ctx, sh, own, rec, t)
 		return
 	}
 	commit, cancel := context.WithTimeout(ctx, commitTime)
 	defer cancel()
-	res, err := m.cfg.Cluster.Commit(commit, rec.Pool, *t.Txn, t.To())
+	res, err := m.cfg.Cluster.Commit(commit, pass, rec.Pool, *t.Txn, t.To())
 	if err != nil {
 		m.cfg.Logger.Debug("a change of owners", "pool", rec.Pool.Subnet, "err", err)
 	}

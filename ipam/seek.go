@@ -251,7 +251,7 @@ func (s *seek) fail(p *pool, n *need, cause error) error {
 			}
 		}
 	}
-	if cause == nil && !n.addr.IsValid() {
+	if cause == nil && !n.addr.IsValid() && p.book.own.Unowned(n.rng) == 0 {
 		none := exhausted(p, n.rng)
 		var who []string
 		owners := p.book.own.Owners(n.rng)

@@ -21,6 +21,8 @@ type share struct {
 	// joining counts the RequestPool calls that want the share to stay, out the tasks
 	// and asks that are under way.
 	joining, out int
+	// ready is whether requests could be granted by the store when that was last planned.
+	ready bool
 	// leaving says that the membership is being given up, or taken.
 	leaving bool
 	// doubt says that giving the membership up may still happen.

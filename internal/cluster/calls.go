@@ -31,12 +31,15 @@ func (c *Cluster) look(ctx context.Context) (Pools, error) {
 	return seen, err
 }
 
-// again repeats a change until its transaction holds. next returns nothing to
-// commit when there is nothing to do. An outcome that is unknown is settled by the
-// next look: every one of these changes is idempotent.
-func (c *Cluster) again(ctx context.Context, next func(Pools) (store.Txn, error)) (store.Result, error) {
+// again repeats a change until its transaction holds, while this host stands in the
+// cluster as it may for the change: one that was begun as a member must not happen in a
+// recovery that came meanwhile. next returns nothing to commit when there is nothing to
+// do. An outcome that is unknown is settled by the next look: every one of these changes
+// is idempotent.
+func (c *Cluster) again(ctx context.Context, may []Standing, next func(Pools) (store.Txn, error)) (store.Result, error) {
 	for {
-		if err := c.Ready(); err != nil && c.refuse(Recovering) != nil {
+		pass, err := c.admit(may...) // before the look
+		if err != nil {
 			return store.Result{}, err
 		}
 		seen, err := c.look(ctx)
@@ -47,10 +50,7 @@ func (c *Cluster) again(ctx context.Context, next func(Pools) (store.Txn, error)
 		if err != nil || len(txn.Then) == 0 {
 			return store.Result{OK: true}, err
 		}
-		c.mu.Lock()
-		txn.If = append(txn.If, Fence(c.id.ID, c.sightSeen)...)
-		c.mu.Unlock()
-		res, err := c.put(ctx, txn)
+		res, err := c.put(ctx, pass.under(txn))
 		switch {
 		case err != nil && !errors.Is(err, store.ErrUnknown):
 			return res, err
@@ -89,7 +89,7 @@ func (c *Cluster) Join(ctx context.Context, domain string, subnet netip.Prefix, 
 	uuid := NewID()
 	var pool Pool
 	var last Pools
-	res, err := c.again(ctx, func(seen Pools) (store.Txn, error) {
+	res, err := c.again(ctx, []Standing{Member}, func(seen Pools) (store.Txn, error) {
 		last = seen
 		if choose != nil {
 			all, err := seen.List()
@@ -117,7 +117,7 @@ func (c *Cluster) Join(ctx context.Context, domain string, subnet netip.Prefix, 
 
 // Leave ends this host's membership.
 func (c *Cluster) Leave(ctx context.Context, p Pool) error {
-	_, err := c.again(ctx, func(seen Pools) (store.Txn, error) {
+	_, err := c.again(ctx, []Standing{Member}, func(seen Pools) (store.Txn, error) {
 		record := seen.get(PoolKey(p.Domain, p.Subnet))
 		if now, err := decode[Pool](record); err != nil || now.UUID != p.UUID {
 			return store.Txn{}, err
@@ -129,7 +129,7 @@ func (c *Cluster) Leave(ctx context.Context, p Pool) error {
 
 // Rejoin tells a recovering store that this host is a member.
 func (c *Cluster) Rejoin(ctx context.Context, p Pool) error {
-	_, err := c.again(ctx, func(seen Pools) (store.Txn, error) {
+	_, err := c.again(ctx, []Standing{Recovering}, func(seen Pools) (store.Txn, error) {
 		return Rejoin(c.Me(), p, seen.get(PoolKey(p.Domain, p.Subnet)), seen.Index)
 	})
 	if err != nil {
@@ -156,9 +156,12 @@ func (c *Cluster) AsksPrefix() string { return prefixAsks + string(c.Me()) + "/"
 // says why it does not give it. The grant itself shows in the pool. The ask is gone
 // when this returns, or will be after [Cluster.SweepAsks].
 func (c *Cluster) Ask(ctx context.Context, owner ownership.Host, a ownership.Ask) (refused string, err error) {
-	a.Key, a.From = prefixAsks+string(owner)+"/"+NewID(), c.Me()
+	pass, err := c.admit(Member)
+	if err != nil {
+		return "", err
+	}
+	a.Key, a.From = prefixAsks+string(owner)+"/"+NewID(), pass.Me
 	c.mu.Lock()
-	fence := Fence(c.id.ID, c.sightSeen)
 	c.asking[a.Key] = true
 	c.mu.Unlock()
 	defer func() {
@@ -166,7 +169,7 @@ func (c *Cluster) Ask(ctx context.Context, owner ownership.Host, a ownership.Ask
 		defer c.mu.Unlock()
 		delete(c.asking, a.Key)
 	}()
-	res, err := c.put(ctx, store.Txn{If: fence, Then: []store.Op{store.Put(a.Key, a.Encode())}})
+	res, err := c.put(ctx, pass.under(store.Txn{Then: []store.Op{store.Put(a.Key, a.Encode())}}))
 	if err == nil && !res.OK {
 		c.Wake()
 		return "", ErrBusy
@@ -222,7 +225,7 @@ func (c *Cluster) Affirm(ctx context.Context, p Pool) (Pool, error) {
 	if pool, err := c.Join(ctx, p.Domain, p.Subnet, nil); err != nil || pool.UUID != p.UUID {
 		return pool, err
 	}
-	_, err := c.again(ctx, func(seen Pools) (store.Txn, error) {
+	_, err := c.again(ctx, []Standing{Member}, func(seen Pools) (store.Txn, error) {
 		kv := seen.get(key)
 		return store.Txn{If: []store.Cond{store.Unchanged(key, kv.Rev)}, Then: []store.Op{store.Put(key, kv.Value)}}, nil
 	})
@@ -334,13 +337,11 @@ func (c *Cluster) WaitsFor() []ownership.Host {
 // happen after this host was removed, by an earlier run of it, or across a freeze or a
 // recovery. Unlike changes of owners it goes on while the cluster is frozen.
 func (c *Cluster) Change(ctx context.Context, txn store.Txn) (store.Result, error) {
-	if err := c.refuse(Member, Freezing, Frozen, Recovering, Waiting); err != nil {
+	pass, err := c.admit(Member, Freezing, Frozen, Recovering, Waiting)
+	if err != nil {
 		return store.Result{}, fmt.Errorf("%w: %w", store.ErrDown, err)
 	}
-	c.mu.Lock()
-	fence := Fence(c.id.ID, c.sightSeen)
-	c.mu.Unlock()
-	res, err := c.put(ctx, store.Txn{If: append(slices.Clone(txn.If), fence...), Then: txn.Then})
+	res, err := c.put(ctx, pass.under(txn))
 	if err == nil && !res.OK {
 		c.Wake() // the fence may be why
 	}

@@ -139,13 +139,6 @@ func (c *Cluster) Confirmed() bool {
 // Up reports whether the store answers.
 func (c *Cluster) Up() bool { return c.cfg.Store.Up() }
 
-// Back are the hosts that have told a recovering store.
-func (c *Cluster) Back() []ownership.Host {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.sightSeen.Back
-}
-
 // Wake makes Run look at the store soon.
 func (c *Cluster) Wake() {
 	select {
@@ -507,18 +500,6 @@ func (c *Cluster) back(ctx context.Context, id Identity, s Sight) (again bool, e
 	return true, nil
 }
 
-// Returning is the epoch of the recovery in which the pools may tell the store what
-// they own; 0 if there is none.
-func (c *Cluster) Returning() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	rec, err := decode[Record](c.sightSeen.Cluster)
-	if err != nil || c.verdict.Standing != Recovering || c.returned != rec.Epoch {
-		return 0
-	}
-	return rec.Epoch
-}
-
 // Told says that every pool has told a recovering store, in an epoch, what it owns.
 func (c *Cluster) Told(epoch int) {
 	c.mu.Lock()
@@ -561,16 +542,22 @@ var ErrNotNow = errors.New("the cluster cannot change now")
 
 // refuse says why nothing may change, nil if it may.
 func (c *Cluster) refuse(standings ...Standing) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if slices.Contains(standings, c.verdict.Standing) {
-		return nil
+	_, err := c.admit(standings...)
+	return err
+}
+
+// admit returns the pass of a host that stands in the cluster in one of some ways; else
+// why it may not do what is for those.
+func (c *Cluster) admit(standings ...Standing) (Pass, error) {
+	pass := c.Pass()
+	if slices.Contains(standings, pass.Standing) {
+		return pass, nil
 	}
 	if st := c.cfg.Store.Status(); !st.Up {
-		return fmt.Errorf("%w: %s", store.ErrDown, st.Why)
+		return pass, fmt.Errorf("%w: %s", store.ErrDown, st.Why)
 	}
 	do := ""
-	switch c.verdict.Standing {
+	switch pass.Standing {
 	case Frozen, Freezing:
 		do = "; when all hosts are up, run `weft store recover`"
 	case Unreadable:
@@ -578,25 +565,25 @@ func (c *Cluster) refuse(standings ...Standing) error {
 	case Recovering, Waiting:
 		do = "; it goes on when all hosts are back (weft store status), or removed with `weft host rm`"
 	}
-	return fmt.Errorf("%w: %s: %s%s", ErrNotNow, c.verdict.Standing, c.verdict.Why, do)
+	return pass, fmt.Errorf("%w: %s: %s%s", ErrNotNow, pass.Standing, pass.Why, do)
 }
 
 // Ready is nil if this host may change owners, else it says why not.
 func (c *Cluster) Ready() error { return c.refuse(Member) }
 
-// Commit commits a change of a pool's owners, behind the fence. to is the host that
-// gets an address by it, if any: it has to be a member when that happens.
-func (c *Cluster) Commit(ctx context.Context, p Pool, txn store.Txn, to ownership.Host) (store.Result, error) {
-	if err := c.refuse(Member, Recovering); err != nil {
-		return store.Result{}, fmt.Errorf("%w: %w", store.ErrDown, err)
+// Commit commits a change of a pool's owners that was planned under a pass. to is the
+// host that gets an address by it, if any: it has to be a member when that happens.
+func (c *Cluster) Commit(ctx context.Context, pass Pass, p Pool, txn store.Txn, to ownership.Host) (store.Result, error) {
+	if pass.Standing != Member && pass.Standing != Recovering {
+		return store.Result{}, fmt.Errorf("%w: %s: %s", store.ErrDown, pass.Standing, pass.Why)
 	}
 	c.mu.Lock()
-	key, me := PoolKey(p.Domain, p.Subnet), c.id.ID
+	key := PoolKey(p.Domain, p.Subnet)
 	record := c.pools[key]
 	now, err := c.poolAt(key)
-	fence := append(Fence(me, c.sightSeen), store.Lives(key, record.Created))
+	fence := append(slices.Clone(pass.fence), store.Lives(key, record.Created))
 	c.mu.Unlock()
-	if err != nil || now.UUID != p.UUID || !slices.Contains(now.Members, me) {
+	if err != nil || now.UUID != p.UUID || !slices.Contains(now.Members, pass.Me) {
 		return store.Result{}, fmt.Errorf("%w: this host is no member of pool %s (yet)", store.ErrDown, p.Subnet)
 	}
 	switch {

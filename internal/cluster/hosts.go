@@ -130,7 +130,7 @@ func (c *Cluster) RemoveHost(ctx context.Context, r Removal) (HostView, error) {
 	if err != nil {
 		return h, err
 	}
-	if err := c.Ready(); err != nil && c.refuse(Recovering, Waiting) != nil {
+	if err := c.refuse(Member, Recovering, Waiting); err != nil {
 		return h, err
 	}
 	if h.Me {
@@ -216,7 +216,7 @@ func (c *Cluster) bury(ctx context.Context, h HostView) error {
 		if !slices.Contains(p.Members, h.ID) {
 			continue
 		}
-		_, err := c.again(ctx, func(seen Pools) (store.Txn, error) { return Leave(h.ID, seen.get(key), seen.Index) })
+		_, err := c.again(ctx, []Standing{Member, Recovering, Waiting}, func(seen Pools) (store.Txn, error) { return Leave(h.ID, seen.get(key), seen.Index) })
 		if err != nil {
 			return err
 		}
@@ -233,6 +233,10 @@ func (c *Cluster) bury(ctx context.Context, h HostView) error {
 // records others changed meanwhile. A record that cannot be read is left alone, and
 // told when the others are done.
 func (c *Cluster) buryAddresses(ctx context.Context, h ownership.Host) (left int, err error) {
+	pass, err := c.admit(Member, Recovering, Waiting)
+	if err != nil {
+		return 0, err
+	}
 	all, err := c.cfg.Store.Read(ctx, prefixOwners)
 	if err != nil {
 		return 0, err
@@ -247,14 +251,15 @@ func (c *Cluster) buryAddresses(ctx context.Context, h ownership.Host) (left int
 		if !rec.Bury(h) {
 			continue
 		}
-		res, err := c.put(ctx, store.Txn{
+		res, err := c.put(ctx, pass.under(store.Txn{
 			If: []store.Cond{store.Unchanged(kv.Key, kv.Rev)}, Then: []store.Op{store.Put(kv.Key, rec.Encode())},
-		})
+		}))
 		if err != nil && !errors.Is(err, store.ErrUnknown) {
 			return 0, err
 		}
 		if err != nil || !res.OK {
 			left++
+			c.Wake() // the fence may be why
 		}
 	}
 	if left == 0 && len(errs) > 0 {

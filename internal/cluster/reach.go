@@ -95,8 +95,8 @@ func (c *Cluster) askAll(ctx context.Context, q question, about ownership.Host, 
 		return out, nil
 	}
 	key := prefixReach + string(about) + "/" + NewID()
+	pass := c.Pass()
 	c.mu.Lock()
-	fence := Fence(c.id.ID, c.sightSeen)
 	c.asking[key] = true
 	c.mu.Unlock()
 	defer func() {
@@ -104,7 +104,7 @@ func (c *Cluster) askAll(ctx context.Context, q question, about ownership.Host, 
 		defer c.mu.Unlock()
 		delete(c.asking, key)
 	}()
-	res, err := c.put(ctx, store.Txn{If: fence, Then: []store.Op{store.Put(key, encode(q))}})
+	res, err := c.put(ctx, pass.under(store.Txn{Then: []store.Op{store.Put(key, encode(q))}}))
 	if err == nil && !res.OK {
 		err = ErrBusy
 	}

@@ -233,7 +233,7 @@ func TestWipedStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.until("recovered", func() bool {
-		if epoch := a.cluster.Returning(); epoch > 0 {
+		if epoch := a.cluster.Pass().Epoch; epoch > 0 {
 			a.cluster.Told(epoch) // no pool has anything to tell
 		}
 		return a.cluster.Ready() == nil
