@@ -165,7 +165,7 @@ socat -u UDP4-RECV:92,reuseaddr,ip-add-membership=239.1.1.1:eth0 OPEN:/heard-mul
 		})
 	}
 	c.all(func(s *site) error {
-		_, err := s.in("web-"+s.Host.Name, "sh", "-c", "pkill -x socat; true")
+		_, err := s.in("web-"+s.Host.Name, "sh", "-c", "pkill -f 'UDP4-REC[V]:'; true")
 		return err
 	})
 }
