@@ -679,7 +679,7 @@ func TestWiped(t *testing.T) {
 	for _, h := range []*host{a, b, c} {
 		h.until("recovered", func() bool {
 			for _, other := range []*host{a, b, c} {
-				if epoch := other.cluster.Returning(); epoch > 0 {
+				if epoch := other.cluster.Pass().Epoch; epoch > 0 {
 					other.cluster.Told(epoch) // no pool has anything to tell
 				}
 			}
