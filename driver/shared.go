@@ -91,7 +91,7 @@ func (d *Driver) Listed() map[string]string {
 func (d *Driver) NoteListed(ctx context.Context, id, state string) error {
 	defer d.locks.Lock(networkKey(id))()
 	if _, _, err := d.network(id); err != nil {
-		return nil //nolint:nilerr // it was removed meanwhile
+		return nil // it was removed meanwhile
 	}
 	if err := d.cfg.Journal.Commit(ctx, journal.Put(bucketListed, id, state)); err != nil {
 		return err
