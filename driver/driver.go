@@ -75,6 +75,9 @@ type Driver struct {
 	endpoints map[string]Endpoint
 	creating  string // device of the network in creation, one at a time
 	conflicts map[Conflict]bool
+	absent    map[string]Absence // by UUID: shared networks that a user removed here
+	unmarked  map[string]int     // by UUID: removals of it are weft's own
+	listed    map[string]string  // by id: see NoteListed
 
 	wake  chan struct{} // for Run: the conflicts changed
 	locks keyed         // one lock a network, one an endpoint
@@ -111,7 +114,7 @@ func New(cfg Config) (*Driver, error) {
 	}
 	return &Driver{
 		cfg: cfg, log: cfg.Logger, now: cfg.Now, started: cfg.Now(),
-		networks: map[string]Network{}, endpoints: map[string]Endpoint{},
+		networks: map[string]Network{}, endpoints: map[string]Endpoint{}, absent: map[string]Absence{}, unmarked: map[string]int{}, listed: map[string]string{},
 		wake: make(chan struct{}, 1), leaks: leakBook{missing: map[string]time.Time{}},
 	}, nil
 }
@@ -152,7 +155,7 @@ func (d *Driver) Load() error {
 	d.mu.Lock()
 	d.networks, d.endpoints = networks, endpoints
 	d.mu.Unlock()
-	return nil
+	return d.loadShared()
 }
 
 // network finds a network and its kind.
@@ -216,14 +219,21 @@ func (d *Driver) Stats() Stats {
 	return d.stats
 }
 
-// saveNetwork makes a network durable, then visible.
+// saveNetwork makes a network durable, then visible. It is not absent any more.
 func (d *Driver) saveNetwork(ctx context.Context, n Network) error {
-	if err := d.cfg.Journal.Commit(ctx, journal.Put(bucketNetworks, n.ID, n)); err != nil {
+	ops := []journal.Op{journal.Put(bucketNetworks, n.ID, n)}
+	if n.Shared != nil {
+		ops = append(ops, journal.Delete(bucketAbsent, n.Shared.UUID))
+	}
+	if err := d.cfg.Journal.Commit(ctx, ops...); err != nil {
 		return err
 	}
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.networks[n.ID] = n
-	d.mu.Unlock()
+	if n.Shared != nil {
+		delete(d.absent, n.Shared.UUID)
+	}
 	return nil
 }
 

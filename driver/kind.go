@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"strconv"
@@ -86,7 +87,13 @@ type Shared struct {
 	VNI uint32 `json:"vni,omitempty"`
 	// MTU is that of the containers' interfaces, in bytes.
 	MTU int `json:"mtu,omitempty"`
+	// Seed is what MAC addresses are made from where it is not UUID: a network that took
+	// over another identity keeps them, because containers remember them.
+	Seed string `json:"seed,omitempty"`
 }
+
+// MACSeed is what the MAC addresses of the network on this host are made from.
+func (s Shared) MACSeed() string { return cmp.Or(s.Seed, s.UUID) }
 
 // Subnets are all subnets of both families.
 func (n Network) Subnets() []Subnet { return append(append([]Subnet{}, n.IPv4...), n.IPv6...) }

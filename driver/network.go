@@ -121,7 +121,8 @@ func (d *Driver) recreate(ctx context.Context, kind Kind, have, want Network) er
 
 // DeleteNetwork takes a network and all its endpoints away. The engine cannot
 // be told no, so errors are collected and what could not be removed is left to
-// reconcile; an unknown network is success.
+// reconcile; an unknown network is success. A shared network leaves a mark, see
+// [Driver.Absent]: it is still there on other hosts.
 func (d *Driver) DeleteNetwork(ctx context.Context, id string) error {
 	defer d.locks.Lock(networkKey(id))()
 	n, kind, err := d.network(id)
@@ -139,10 +140,14 @@ func (d *Driver) DeleteNetwork(ctx context.Context, id string) error {
 		ops = append(ops, journal.Delete(bucketEndpoints, ep.ID))
 	}
 	errs = append(errs, kind.RemoveNetwork(ctx, n))
+	mark, marked := d.mark(n)
+	ops = append(append(ops, mark...), journal.Delete(bucketListed, id))
 	if err := d.cfg.Journal.Commit(ctx, ops...); err != nil {
 		return errors.Join(append(errs, err)...)
 	}
 	d.mu.Lock()
+	marked()
+	delete(d.listed, id)
 	delete(d.networks, id)
 	for _, ep := range eps {
 		delete(d.endpoints, ep.ID)

@@ -237,8 +237,9 @@ func (d *Driver) sweep(actual Actual) ([]string, error) {
 func (d *Driver) Reset(ctx context.Context) error {
 	var errs []error
 	for _, n := range d.Networks() {
-		errs = append(errs, d.DeleteNetwork(ctx, n.ID))
+		errs = append(errs, d.DropNetwork(ctx, n.ID))
 	}
+	errs = append(errs, d.resetAbsent(ctx))
 	actual, err := d.look()
 	if err != nil {
 		return errors.Join(append(errs, err)...)

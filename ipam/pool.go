@@ -341,6 +341,26 @@ func (m *IPAM) ReleasePool(ctx context.Context, id string) error {
 	return nil
 }
 
+// ReleaseNetwork is ReleasePool for all pools of a network that its engine forgot; one
+// without any is success.
+func (m *IPAM) ReleaseNetwork(ctx context.Context, network string) error {
+	m.mu.Lock()
+	var ids []string
+	for _, p := range m.pools {
+		if p.rec.Network == network && p.id.space == spaceLocal {
+			ids = append(ids, p.id.String())
+		}
+	}
+	m.mu.Unlock()
+	slices.Sort(ids)
+	for _, id := range ids {
+		if err := m.ReleasePool(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Reset ends every pool with all its addresses, whoever uses them.
 func (m *IPAM) Reset(ctx context.Context) error {
 	if err := m.enter(ctx, whole); err != nil {

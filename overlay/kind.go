@@ -99,7 +99,10 @@ type Kind struct {
 	at      netip.Addr      // the underlay address that was seen last
 }
 
-var _ driver.Kind = (*Kind)(nil)
+var (
+	_ driver.Kind     = (*Kind)(nil)
+	_ driver.Rebinder = (*Kind)(nil)
+)
 
 // New makes the kind.
 func New(cfg Config) *Kind {
@@ -114,7 +117,7 @@ func New(cfg Config) *Kind {
 		Endpoints: bridged.New(bridged.Config{
 			Kernel: cfg.Kernel, Firewall: cfg.Firewall, Ports: cfg.Ports, Later: cfg.Later,
 			DirectSafe: cfg.DirectSafe, Logger: cfg.Logger, Settings: settings,
-			Seed: func(n driver.Network) string { return n.Shared.UUID },
+			Seed: func(n driver.Network) string { return n.Shared.MACSeed() },
 		}),
 	}
 }

@@ -189,7 +189,7 @@ func (k *Kind) EnsureNetwork(ctx context.Context, n driver.Network) error {
 func (k *Kind) ensureTunnel(n driver.Network, t *tunnel, own []netip.Prefix) error {
 	b := kernel.Bridge{
 		Name: n.Device, Alias: "weft network " + n.ID, MTU: n.Shared.MTU, Addrs: own, IPv6: len(n.IPv6) > 0,
-		MAC: driver.MAC(n.Shared.UUID, own[0].Addr()), NoSnooping: true,
+		MAC: driver.MAC(n.Shared.MACSeed(), own[0].Addr()), NoSnooping: true,
 		RouteLocalnet: settings(n).Publish == bridged.PublishNative && len(n.IPv4) > 0, Gateways: bridged.Gateways(n),
 	}
 	if _, err := k.cfg.Kernel.EnsureBridge(b); err != nil {
@@ -206,7 +206,7 @@ func (k *Kind) ensureTunnel(n driver.Network, t *tunnel, own []netip.Prefix) err
 	}
 	v := kernel.VXLAN{
 		Name: n.Tunnel, Alias: "weft network " + n.ID, VNI: n.Shared.VNI, Port: k.cfg.Port, Local: at, MTU: n.Shared.MTU, Bridge: n.Device,
-		MAC: driver.MAC(n.Shared.UUID+"/tunnel", own[0].Addr()),
+		MAC: driver.MAC(n.Shared.MACSeed()+"/tunnel", own[0].Addr()),
 	}
 	if _, err := k.cfg.Kernel.EnsureVXLAN(v); err != nil {
 		return err
@@ -224,6 +224,20 @@ func (k *Kind) publishOwn(n driver.Network, own []netip.Prefix, b kernel.Bridge)
 		e.Addrs = append(e.Addrs, p.Addr())
 	}
 	k.cfg.Directory.Publish(n.Shared.UUID, e)
+}
+
+// Rebind makes this host take part in another network of the cluster with bridge, links
+// and addresses as they are: the tunnel is made anew with that one's VNI.
+func (k *Kind) Rebind(ctx context.Context, old, n driver.Network, eps []driver.Endpoint) error {
+	if k.cfg.Directory == nil {
+		return ErrAlone
+	}
+	k.attend(n)
+	for _, ep := range eps {
+		k.publish(n, ep)
+	}
+	k.forsake(old.Shared.UUID)
+	return k.EnsureNetwork(ctx, n)
 }
 
 // RemoveNetwork takes tunnel, bridge and rules away, and tells the cluster.

@@ -12,6 +12,7 @@ import (
 	"github.com/weft-net/weft/internal/config"
 	"github.com/weft-net/weft/internal/directory"
 	"github.com/weft-net/weft/internal/journal"
+	"github.com/weft-net/weft/internal/netsync"
 	"github.com/weft-net/weft/internal/ownership"
 	"github.com/weft-net/weft/internal/store"
 )
@@ -53,10 +54,14 @@ func (h *house) openCluster(cfg config.Config, log func(string) *slog.Logger) er
 		OnChange: func() {
 			h.ipam.Poke()
 			h.directory.Poke()
+			h.wakeSync()
 		},
 		Answers: h.kernel.Answers,
 	})
-	h.directory = directory.New(directory.Config{Cluster: h.cluster, OnChange: func(uuid string) { h.overlay.Changed(uuid) }, Logger: log("directory")})
+	h.directory = directory.New(directory.Config{Cluster: h.cluster, OnChange: h.directoryChanged, Logger: log("directory")})
+	h.sync = netsync.New(netsync.Config{
+		Engine: h.engine, Directory: h.directory, Host: syncHost{h}, Driver: h.pluginName, Ready: h.cluster.Problem, Logger: log("netsync"),
+	})
 	h.identity = id
 	return nil
 }

@@ -78,6 +78,8 @@ func TestCommands(t *testing.T) {
 		{[]string{"completion", "bash"}, true, "__start_weft"},
 		{[]string{"serve", "--help"}, true, "WEFT_POOLS"},
 		{[]string{"status", "--socket", "/nowhere"}, false, "weft does not run on this host"},
+		{[]string{"network", "rm"}, false, "accepts 1 arg"},
+		{[]string{"network", "--help"}, true, "weft networks"},
 		{[]string{"reset"}, false, "say --yes"},
 		{[]string{"statsu"}, false, "status"},
 		{[]string{"status", "extra"}, false, "unknown command"},
@@ -101,7 +103,7 @@ func TestManual(t *testing.T) {
 	if _, err := run(t, "man", dir); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"weft", "weft-serve", "weft-status", "weft-networks", "weft-endpoints", "weft-ports", "weft-ipam", "weft-reset", "weft-version"} {
+	for _, name := range []string{"weft", "weft-serve", "weft-status", "weft-networks", "weft-endpoints", "weft-ports", "weft-ipam", "weft-network", "weft-network-ls", "weft-network-rm", "weft-reset", "weft-version"} {
 		page, err := os.ReadFile(filepath.Join(dir, name+".8"))
 		if err != nil || !strings.Contains(string(page), ".SH NAME") {
 			t.Errorf("%s: %v", name, err)

@@ -43,6 +43,7 @@ func command() *cobra.Command {
 		portsCommand(),
 		ipamCommand(),
 		hostCommand(),
+		networkCommand(),
 		storeCommand(),
 		resetCommand(),
 		versionCommand(),

@@ -29,6 +29,7 @@ import (
 	"github.com/weft-net/weft/internal/hostport"
 	"github.com/weft-net/weft/internal/journal"
 	"github.com/weft-net/weft/internal/kernel"
+	"github.com/weft-net/weft/internal/netsync"
 	"github.com/weft-net/weft/internal/store"
 	"github.com/weft-net/weft/ipam"
 	"github.com/weft-net/weft/overlay"
@@ -114,6 +115,7 @@ type house struct {
 	cluster   *cluster.Cluster
 	identity  cluster.Identity
 	directory *directory.Directory
+	sync      *netsync.Agent
 	renewed   bool // the journal was another machine's
 }
 
@@ -201,7 +203,7 @@ func open(ctx context.Context, cfg config.Config, f serveFlags, log *slog.Logger
 	}
 	h.later = kernel.NewLater(h.kernel, 0, part("later"))
 	h.ports = hostport.New(hostport.Config{Holder: h.kernel.PortHolder, Logger: part("ports")})
-	h.engine = engine.New(engine.Config{Socket: f.engine, Logger: part("engine")})
+	h.engine = engine.New(engine.Config{Socket: f.engine, OnNetworks: h.wakeSync, Logger: part("engine")})
 	blind, err := h.blind(isNew)
 	if err != nil {
 		return nil, err
@@ -265,7 +267,7 @@ func (h *house) close() error {
 	return errors.Join(errs...)
 }
 
-// runCluster keeps the membership and the directory; a host on its own has none.
+// runCluster keeps the membership, the directory and the networks in step with it; a host on its own has none.
 func (h *house) runCluster(ctx context.Context) error {
 	if h.cluster == nil {
 		<-ctx.Done()
@@ -274,6 +276,7 @@ func (h *house) runCluster(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.cluster.Run(ctx) })
 	g.Go(func() error { return h.directory.Run(ctx) })
+	g.Go(func() error { return h.sync.Run(ctx) })
 	return g.Wait()
 }
 

@@ -66,6 +66,9 @@ func statusCommand() *cobra.Command {
 		fmt.Fprintf(w, "Running:\tpid %d since %s\n", s.PID, s.Started.Format(time.RFC3339))
 		fmt.Fprintf(w, "Engine:\t%s\n", engine)
 		printCluster(w, s.Store)
+		if s.Sync != "" {
+			fmt.Fprintf(w, "Network sync:\tdoes nothing: %s\n", s.Sync)
+		}
 		if len(s.Conflicts) > 0 {
 			fmt.Fprintf(w, "CONFLICTS:\t%s: in use here, and given to another host: restart what has them; until then weft keeps its endpoints with them off the network\n", words(s.Conflicts))
 		}

@@ -16,7 +16,8 @@ import (
 // source answers the operator's commands from the daemon's parts.
 func (h *house) source() admin.Source {
 	return admin.Source{Status: h.status, Networks: h.networks, Endpoints: h.endpoints, Ports: h.publishedPorts, Pools: h.pools, Reset: h.reset,
-		Hosts: h.hosts, RemoveHost: h.removeHost, Store: h.storeStatus, Recover: h.recoverStore}
+		Hosts: h.hosts, RemoveHost: h.removeHost, Store: h.storeStatus, Recover: h.recoverStore,
+		ClusterNetworks: h.clusterNetworks, RemoveNetwork: h.removeNetwork}
 }
 
 func (h *house) status(ctx context.Context) (admin.Status, error) {
@@ -29,7 +30,7 @@ func (h *house) status(ctx context.Context) (admin.Status, error) {
 		if err != nil {
 			return st, err
 		}
-		st.Store, st.HostID = &view, view.HostID
+		st.Store, st.HostID, st.Sync = &view, view.HostID, h.sync.Problem()
 		for _, c := range h.ipam.Conflicts() {
 			st.Conflicts = append(st.Conflicts, c.Address)
 		}

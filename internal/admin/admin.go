@@ -4,8 +4,7 @@
 // The daemon side is [Server]; the commands use [Dial], which finds the socket
 // by itself whether weft runs as a managed plugin or as a systemd service.
 //
-// It changes nothing but through Reset, and has no authentication of its own:
-// the socket's mode 0600 is it.
+// It has no authentication of its own: the socket's mode 0600 is it.
 package admin
 
 import (
@@ -29,6 +28,9 @@ type Status struct {
 	HostID  string     `json:"hostID"`
 	// Store is nil for a host on its own.
 	Store *StoreStatus `json:"store,omitempty"`
+	// Sync says why networks of other hosts are not kept in step here; empty if they
+	// are, or if there is no store.
+	Sync string `json:"sync,omitempty"`
 	// Engine is nil while the engine does not answer.
 	Engine *engine.Info `json:"engine"`
 	// Direct says whether attach=direct is in force, DirectWhy why not.
@@ -177,6 +179,28 @@ type StoreStatus struct {
 	Problem  string `json:"problem,omitempty"`
 	// WaitsFor are the hosts for which a recovery waits.
 	WaitsFor []string `json:"waitsFor,omitempty"`
+}
+
+// ClusterNetwork is one line of `weft network ls`.
+type ClusterNetwork struct {
+	UUID string `json:"uuid"`
+	// Name is empty while no host has told it.
+	Name    string         `json:"name"`
+	Mode    string         `json:"mode"`
+	VNI     uint32         `json:"vni,omitempty"`
+	Subnets []netip.Prefix `json:"subnets"`
+	// Hosts are the names of those that have it, or have still to take it down.
+	Hosts []string `json:"hosts"`
+	// State is how it is on this host: present, absent, conflict, creating or removed;
+	// empty if that is not known. Why is the reason, if there is one to tell.
+	State string `json:"state"`
+	Why   string `json:"why,omitempty"`
+}
+
+// NetworkRemoval asks for the removal of a network from all hosts.
+type NetworkRemoval struct {
+	// Name is the network's name or UUID.
+	Name string `json:"name"`
 }
 
 // HostRemoval asks for the removal of a host from the cluster.

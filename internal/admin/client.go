@@ -106,11 +106,17 @@ func (c *Client) Hosts(ctx context.Context) ([]cluster.HostView, error) {
 
 // RemoveHost removes a host from the cluster.
 func (c *Client) RemoveHost(ctx context.Context, req HostRemoval) (cluster.HostView, error) {
-	body, err := json.Marshal(req)
-	if err != nil {
-		return cluster.HostView{}, err
-	}
-	return send[cluster.HostView](ctx, c, http.MethodPost, "/hosts/remove", bytes.NewReader(body))
+	return ask[cluster.HostView](ctx, c, "/hosts/remove", req)
+}
+
+// ClusterNetworks lists the networks of the cluster by name.
+func (c *Client) ClusterNetworks(ctx context.Context) ([]ClusterNetwork, error) {
+	return call[[]ClusterNetwork](ctx, c, http.MethodGet, "/cluster/networks")
+}
+
+// RemoveNetwork removes a network from all hosts.
+func (c *Client) RemoveNetwork(ctx context.Context, req NetworkRemoval) (ClusterNetwork, error) {
+	return ask[ClusterNetwork](ctx, c, "/cluster/networks/remove", req)
 }
 
 // Store asks for the store as this host sees it.
@@ -125,6 +131,15 @@ func (c *Client) RecoverStore(ctx context.Context) (StoreStatus, error) {
 
 func call[T any](ctx context.Context, c *Client, method, path string) (T, error) {
 	return send[T](ctx, c, method, path, http.NoBody)
+}
+
+// ask is call for a question with a body.
+func ask[T any](ctx context.Context, c *Client, path string, req any) (T, error) {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return *new(T), err
+	}
+	return send[T](ctx, c, http.MethodPost, path, bytes.NewReader(body))
 }
 
 func send[T any](ctx context.Context, c *Client, method, path string, body io.Reader) (out T, retErr error) {

@@ -28,6 +28,9 @@ type Source struct {
 	RemoveHost func(ctx context.Context, req HostRemoval) (cluster.HostView, error)
 	Store      func(ctx context.Context) (StoreStatus, error)
 	Recover    func(ctx context.Context) (StoreStatus, error)
+	// ClusterNetworks and RemoveNetwork are about the cluster, too.
+	ClusterNetworks func(ctx context.Context) ([]ClusterNetwork, error)
+	RemoveNetwork   func(ctx context.Context, req NetworkRemoval) (ClusterNetwork, error)
 	// Reset removes everything that weft made on this host.
 	Reset func(ctx context.Context) error
 }
@@ -56,6 +59,8 @@ func Serve(ctx context.Context, dir string, src Source, log *slog.Logger) error 
 	get(mux, "GET /ipam", src.Pools, log)
 	get(mux, "GET /hosts", src.Hosts, log)
 	post(mux, "POST /hosts/remove", src.RemoveHost, log)
+	get(mux, "GET /cluster/networks", src.ClusterNetworks, log)
+	post(mux, "POST /cluster/networks/remove", src.RemoveNetwork, log)
 	get(mux, "GET /store", src.Store, log)
 	get(mux, "POST /store/recover", src.Recover, log)
 	get(mux, "POST /reset", func(ctx context.Context) (struct{}, error) { return struct{}{}, src.Reset(ctx) }, log)

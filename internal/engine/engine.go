@@ -5,9 +5,9 @@
 //	go e.Run(ctx)              // follows the engine's restarts and reloads
 //	ok, why := e.DirectSafe()  // from memory
 //
-// It reads and never changes anything. The few documents that it needs are
-// decoded here: the official client would bring five megabytes and its own
-// version negotiation for four GET requests.
+// By itself it only reads. Networks are made and removed when package netsync asks for
+// it. The few documents that it needs are decoded here: the official client would
+// bring five megabytes and its own version negotiation for ten requests.
 package engine
 
 import (
@@ -34,8 +34,11 @@ type Config struct {
 	// Socket is the path of the Docker API's socket.
 	Socket string
 	// Retry is the pause between attempts to reach the engine; 500 ms if 0.
-	Retry  time.Duration
-	Logger *slog.Logger
+	Retry time.Duration
+	// OnNetworks, if not nil, is called after a network came or went, and after the
+	// engine was reached again. It must be quick.
+	OnNetworks func()
+	Logger     *slog.Logger
 }
 
 // Info is what matters of the engine.
@@ -67,6 +70,9 @@ func New(cfg Config) *Engine {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.OnNetworks == nil {
+		cfg.OnNetworks = func() {}
+	}
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", cfg.Socket)
@@ -75,7 +81,7 @@ func New(cfg Config) *Engine {
 }
 
 // Run asks the engine, then holds its event stream open: a reload makes it ask
-// again, and when the stream breaks nothing is known until the next answer.
+// again, a network that comes or goes is passed on, and when the stream breaks nothing is known until the next answer.
 func (e *Engine) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := e.follow(ctx)
@@ -92,7 +98,7 @@ func (e *Engine) Run(ctx context.Context) error {
 func (e *Engine) follow(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	events, err := e.open(ctx, "/events?filters="+url.QueryEscape(`{"type":["daemon"]}`))
+	events, err := e.open(ctx, "/events?filters="+url.QueryEscape(`{"type":["daemon","network"],"event":["reload","create","destroy"]}`))
 	if err != nil {
 		return err
 	}
@@ -102,12 +108,21 @@ func (e *Engine) follow(ctx context.Context) error {
 		defer stop()
 		e.watch(ctx)
 	}()
+	if err := e.ask(ctx); err != nil {
+		return err
+	}
+	e.cfg.OnNetworks()
 	for {
-		if err := e.ask(ctx); err != nil {
-			return err
+		var event struct{ Type string }
+		err := dec.Decode(&event)
+		switch {
+		case err != nil:
+		case event.Type == "network":
+			e.cfg.OnNetworks()
+		default:
+			err = e.ask(ctx)
 		}
-		var event struct{ Action string }
-		if err := dec.Decode(&event); err != nil {
+		if err != nil {
 			return err
 		}
 	}

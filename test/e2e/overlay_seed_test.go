@@ -27,8 +27,8 @@ if __name__ == "__main__":
 `
 
 // TestOverlaySeed is the tutorial's application on two hosts, with etcd on both, as
-// its reader types it. The network is made on the second host by hand, and redis is
-// named by its address.
+// its reader types it: the network appears on the second host by itself. Redis is named
+// by its address.
 func TestOverlaySeed(t *testing.T) {
 	t.Parallel()
 	engine := engines()[len(engines())-1]

@@ -6,14 +6,12 @@ import (
 	"testing"
 )
 
-// overlays creates an overlay on every host by its name in the cluster.
+// overlays creates an overlay on the first host and waits until all have it.
 func (c *cluster) overlays(name string, args ...string) {
 	c.Helper()
-	c.all(func(s *site) error {
-		_, err := s.Docker(s.Context(), append(append([]string{"network", "create", "-d", plugin, "--ipam-driver", plugin,
-			"-o", "mode=overlay", "-o", "net=" + name}, args...), name)...)
-		return err
-	})
+	c.connected()
+	c.must(c.sites[0].overlay(name, args...))
+	c.has(name, true, c.sites...)
 }
 
 // TestOverlay: three hosts, three engines, one subnet of both families.

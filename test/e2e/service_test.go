@@ -105,11 +105,19 @@ os.waitpid(pid, 0)
 // READY=1.
 func (s *site) service() *lab.Process {
 	s.Helper()
+	return s.serviceWith(nil)
+}
+
+// serviceWith is service with settings, and with flags of the daemon.
+func (s *site) serviceWith(settings []string, flags ...string) *lab.Process {
+	s.Helper()
 	bounds := "-all"
 	for c := range strings.FieldsSeq(s.unit()["CapabilityBoundingSet"]) {
 		bounds += ",+" + strings.ToLower(strings.TrimPrefix(c, "CAP_"))
 	}
-	p, err := s.Background("python3", "-c", notifyScript, "setpriv", "--bounding-set="+bounds, "--no-new-privs", "weft", "serve")
+	args := append([]string{"env"}, settings...)
+	args = append(args, "python3", "-c", notifyScript, "setpriv", "--bounding-set="+bounds, "--no-new-privs", "weft", "serve")
+	p, err := s.Background(append(args, flags...)...)
 	if err != nil {
 		s.Fatal(err)
 	}
