@@ -34,7 +34,14 @@ func TestOverlaySeed(t *testing.T) {
 	engine := engines()[len(engines())-1]
 	c := newCluster(t, clusterConfig{engines: []string{engine, engine}})
 	node1, node2 := c.sites[0], c.sites[1]
-	c.overlays("demo", "--subnet", "10.61.0.0/24")
+	c.connected()
+	node1.docker("network", "create", "-d", plugin, "--ipam-driver", plugin, "-o", "mode=overlay", "demo")
+	node2.eventually("demo on node2", func() error {
+		if all := node2.docker("network", "ls", "--format", "{{.Name}}"); !strings.Contains(all, "demo") {
+			return fmt.Errorf("docker network ls: %s", all)
+		}
+		return nil
+	})
 	c.must(node2.ImportApp(t.Context(), "redis", `CMD ["redis-server", "--bind", "0.0.0.0", "--protected-mode", "no"]`))
 	c.must(node1.ImportApp(t.Context(), "python", `WORKDIR /app`))
 	c.must(node1.WriteFile(t.Context(), "/root/flask/app.py", flaskApp, 0o644))
