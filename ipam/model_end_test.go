@@ -148,7 +148,7 @@ func (w *world) checkConflicts() {
 			}
 			for a := range h.engine[i] {
 				mine := w.ownersOf(sh.uuid, a).Owned[h.id.ID]&ownership.Bit(a) != 0
-				if off := sh.conflicts[a] != nil; off == mine {
+				if off := sh.off(a); off == mine {
 					w.fail("%s is an endpoint's on host %d: its own %v, off the network %v", a, h.n, mine, off)
 				}
 			}

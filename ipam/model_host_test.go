@@ -495,7 +495,7 @@ func (h *mhost) plan() {
 	if !h.up || h.acting {
 		return
 	}
-	told := h.returning() && !h.telling
+	told := h.returning() && !h.telling && !h.untidy()
 	for _, sh := range h.shares {
 		if sh == nil {
 			continue
@@ -520,7 +520,7 @@ func (h *mhost) planShare(sh *mshare) {
 	if sh.rejoin || sh.leaving || mode == ownership.Recovering && !returning {
 		mode = ownership.Frozen
 	}
-	if sh.rejoin && !sh.leaving && (returning && !h.silent(sh) || h.standing == cluster.Member) {
+	if sh.rejoin && !sh.leaving && (returning && h.tells(sh) || h.standing == cluster.Member) {
 		h.rejoin(sh)
 	}
 	sh.own.SetMode(mode, h.sight.Back)
@@ -539,10 +539,30 @@ func (h *mhost) planShare(sh *mshare) {
 	}
 }
 
-// silent says that a recovering store is not told about a share: this id never was a
-// member, or has nothing.
+// tells says that a recovering store is told about a share, silent that it is not: see
+// their namesakes.
+func (h *mhost) tells(sh *mshare) bool {
+	return h.disk.shares[sh.i].by == h.id.ID && (sh.own.Tells() || sh.own.Named())
+}
+
 func (h *mhost) silent(sh *mshare) bool {
-	return h.disk.shares[sh.i].by != h.id.ID || !sh.own.Tells()
+	return h.disk.shares[sh.i].by != h.id.ID || sh.own.Synced() && !h.tells(sh)
+}
+
+// forgotten says that the store has this host for a member of a pool of which it knows
+// nothing; untidy that there is such a pool.
+func (h *mhost) forgotten(i int) bool {
+	p, _ := h.w.pool(i)
+	return h.shares[i] == nil && h.disk.shares[i] == nil && slices.Contains(p.Members, h.id.ID)
+}
+
+func (h *mhost) untidy() bool {
+	for i := range h.w.defs {
+		if h.forgotten(i) {
+			return true
+		}
+	}
+	return false
 }
 
 // do does one task.
@@ -639,6 +659,11 @@ func (h *mhost) claimConflicts(sh *mshare) {
 	}
 }
 
+// off says that a share keeps an address off the network.
+func (sh *mshare) off(a netip.Addr) bool {
+	return sh.conflicts[a] != nil && sh.book.foreign(a, noLeaders)
+}
+
 func (h *mhost) ownsDurably(sh *mshare, a netip.Addr) bool {
 	s := h.disk.shares[sh.i]
 	return s != nil && s.entries[ownership.First(a)].Own&ownership.Bit(a) != 0
@@ -697,7 +722,7 @@ func (h *mhost) join(i int) {
 func (h *mhost) tidy() {
 	for i := range h.w.defs {
 		p, _ := h.w.pool(i)
-		if !h.up || !h.link || h.standing != cluster.Member || h.acting || h.shares[i] != nil || h.disk.shares[i] != nil || !slices.Contains(p.Members, h.id.ID) {
+		if !h.up || !h.link || h.standing != cluster.Member && !h.returning() || h.acting || !h.forgotten(i) {
 			continue
 		}
 		h.w.count("membership forgotten")

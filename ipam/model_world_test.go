@@ -316,7 +316,7 @@ func (w *world) check() {
 // host gave up the id that owned it, and did not see yet whose it is, or knows and has
 // taken it off the network.
 func (w *world) excused(h *mhost, i int, a netip.Addr) bool {
-	return h.conflict[i][a] && (!w.saw(h, i, a) || h.shares[i].conflicts[a] != nil)
+	return h.conflict[i][a] && (!w.saw(h, i, a) || h.shares[i].off(a))
 }
 
 // saw says that a host has seen what the store says of an address, and looked since for
@@ -337,7 +337,7 @@ func (w *world) checkOff(h *mhost, i int) {
 	}
 	sh := h.shares[i]
 	for a := range h.engine[i] {
-		off := sh.conflicts[a] != nil
+		off := sh.off(a)
 		if owner, taken := sh.own.Taken(a); taken && !off && !sh.own.Owns(a) && w.saw(h, i, a) {
 			w.fail("%s is an endpoint's on host %d and belongs to %q, and is not off the network", a, h.n, owner)
 		}

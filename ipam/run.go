@@ -127,9 +127,8 @@ func (m *IPAM) plan(ctx context.Context) []func() {
 	c := m.cfg.Cluster
 	look := outlook{Pass: c.Pass(), up: c.Up()}
 	uuid := c.UUID()
-	m.adoptMemberships(uuid, look)
 	var out []func()
-	told := look.Epoch > 0
+	told := !m.adoptMemberships(uuid, look) && look.Epoch > 0
 	for _, sh := range m.shares() {
 		if sh.rec.Store != uuid || look.Standing == cluster.Foreign {
 			sh.own.SetMode(ownership.Frozen, nil)
@@ -153,23 +152,37 @@ type outlook struct {
 // member reports whether owners may change.
 func (o outlook) member() bool { return o.Standing == cluster.Member && o.up }
 
-// silent reports whether a recovering store is not told about a share: this id was
-// never a member of it, or has nothing to tell.
-func (m *IPAM) silent(sh *share) bool { return sh.rec.By != m.me() || !sh.own.Tells() }
+// tells reports whether a recovering store has to be told about a share: the journal
+// owns something of it, or the store gives this host what it has no more.
+func (m *IPAM) tells(sh *share) bool {
+	return sh.rec.By == m.me() && (sh.own.Tells() || sh.own.Named())
+}
+
+// silent reports whether there is nothing to tell about a share: this id never was a
+// member of it, or neither the journal nor the store has anything of it.
+func (m *IPAM) silent(sh *share) bool {
+	return sh.rec.By != m.me() || sh.own.Synced() && !m.tells(sh)
+}
 
 // adoptMemberships makes shares of pools of which this host is a member and does not
 // know why: a request that ended half way, a journal that was reset. They are emptied
-// and left like any other that nobody wants. The caller holds mu.
-func (m *IPAM) adoptMemberships(uuid string, look outlook) {
-	if !look.member() || m.joins > 0 {
-		return
+// and left like any other that nobody wants; a recovering store is told that they are.
+// It reports whether some have to wait. The caller holds mu.
+func (m *IPAM) adoptMemberships(uuid string, look outlook) (pending bool) {
+	if !look.member() && look.Epoch == 0 {
+		return false
 	}
 	for _, p := range m.cfg.Cluster.PoolsOf(m.me()) {
 		rec := shareRecord{Store: uuid, Pool: p, By: m.me()}
 		if b := m.books[rec.key()]; b == nil || b.share == nil && len(m.tokensOf(rec.key())) == 0 {
+			if m.joins > 0 {
+				pending = true // one of them may be why
+				continue
+			}
 			m.addShare(rec, nil)
 		}
 	}
+	return pending
 }
 
 // planShare returns what can be done for one share. The caller holds mu.
@@ -221,7 +234,7 @@ func (m *IPAM) modeOf(sh *share, look outlook) (mode ownership.Mode, rejoin bool
 	case sh.leaving:
 		return ownership.Frozen, false
 	case look.Epoch > 0 && sh.back != look.Epoch:
-		return ownership.Frozen, !m.silent(sh)
+		return ownership.Frozen, m.tells(sh)
 	case mode == ownership.Recovering && look.Epoch == 0:
 		return ownership.Frozen, false
 	case mode == ownership.Normal && (!m.inside(sh) || sh.doubt && m.wanted(sh)):

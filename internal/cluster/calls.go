@@ -139,14 +139,18 @@ func (c *Cluster) Rejoin(ctx context.Context, p Pool) error {
 	if err != nil {
 		return err
 	}
-	// The cache may be of before the restore, with higher revisions.
+	c.takePools(seen)
+	return nil
+}
+
+// takePools replaces the cache: it may be of before a restore, with higher revisions.
+func (c *Cluster) takePools(seen Pools) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	clear(c.pools)
 	for _, kv := range seen.KVs {
 		c.pools[kv.Key] = kv
 	}
-	return nil
 }
 
 // AsksPrefix is where others ask this host.

@@ -475,6 +475,12 @@ func (c *Cluster) comeBack(ctx context.Context, id Identity, s Sight) (again boo
 	if err != nil || !res.OK {
 		return err == nil, err
 	}
+	// What the watch said of pools may be of before the restore.
+	seen, err := c.look(ctx)
+	if err != nil {
+		return false, err
+	}
+	c.takePools(seen)
 	c.mu.Lock()
 	c.returned, c.described = rec.Epoch, nil
 	c.mu.Unlock()

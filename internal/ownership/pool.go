@@ -340,8 +340,10 @@ func (p *Pool) Settled() bool {
 	return p.synced
 }
 
-// Tells reports whether this host has anything to tell a recovering store. A host
-// that has not must not bring the pool back: it may be one that ended long ago.
+// Tells reports whether the journal has anything to tell a recovering store. A host
+// that has nothing must not bring the pool back: it may be one that ended long ago. But
+// if the store has [Pool.Named] it, that is of before the backup, and has to go: other
+// hosts would take it for told.
 func (p *Pool) Tells() bool {
 	for _, c := range p.order {
 		if c.busy || c.Own|c.Leaving|c.shared()&c.used != 0 {
@@ -349,6 +351,11 @@ func (p *Pool) Tells() bool {
 		}
 	}
 	return false
+}
+
+// Named reports whether the store gives this host an address, or lets it share one.
+func (p *Pool) Named() bool {
+	return slices.ContainsFunc(p.order, func(c *chunk) bool { return c.rec.Owned[p.cfg.Me]|c.rec.sharedBy(p.cfg.Me) != 0 })
 }
 
 // tellable are the shared addresses that the store should know this host shares. In
