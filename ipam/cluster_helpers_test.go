@@ -38,7 +38,7 @@ type member struct {
 // newMember starts a host on a store.
 func newMember(tb testing.TB, name string, s cluster.Store, change ...func(*member)) *member {
 	tb.Helper()
-	m := &member{tb: tb, name: name, dir: tb.TempDir(), store: s}
+	m := &member{tb: tb, name: name, dir: tb.TempDir(), store: s, address: netip.AddrFrom4([4]byte{198, 51, 100, name[len(name)-1]})}
 	for _, c := range change {
 		c(m)
 	}
@@ -66,6 +66,7 @@ func (m *member) start() {
 		Store: m.store, Journal: m.journal, Identity: id, Name: m.name,
 		Renew:    func(ctx context.Context, op journal.Op, id ownership.Host) error { return book.Renew(ctx, op, id) },
 		OnChange: func() { book.Poke() },
+		Keeps:    func() bool { return book.Keeps() },
 		Describe: func() cluster.Host { return cluster.Host{Address: m.address} },
 		Answers: func(a netip.Addr, _ time.Duration) (bool, error) {
 			return m.answers != nil && m.answers(a), nil

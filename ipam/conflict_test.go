@@ -158,9 +158,10 @@ func TestClusterConflictWithAGateway(t *testing.T) {
 	sa.SetDown(true)
 	fake.ExpireLeases()
 	eventually(t, "a is removed", func() bool { return b.remove("a") == nil })
-	if _, err := b.RequestAddress(t.Context(), ipam.AddressRequest{PoolID: pb, Address: x, Gateway: true}); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, "b sees that it is free", func() bool {
+		_, err := b.RequestAddress(t.Context(), ipam.AddressRequest{PoolID: pb, Address: x, Gateway: true})
+		return err == nil
+	})
 	sa.SetDown(false)
 	eventually(t, "a knows the conflict", func() bool { return slices.Equal(a.inConflict(), []netip.Addr{x}) })
 	if c := a.Conflicts()[0]; c.Owner != "" {

@@ -472,12 +472,22 @@ func (w *world) recover() {
 	}
 }
 
+// present are the hosts that the store knows.
+func (w *world) present() (out []ownership.Host) {
+	for kv := range w.st.All("self/") {
+		if h := ownership.Host(kv.Key[len("self/"):]); !w.self(h).Removed {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
 func (w *world) recoverNow() {
 	id := w.operator()
 	if id.ID == "" {
 		return // no host is left to say it on
 	}
-	txn, err := cluster.Recover(id, cluster.Sight{Rev: w.st.Rev(), Cluster: w.st.Get("cluster")})
+	txn, err := cluster.Recover(id, cluster.Sight{Rev: w.st.Rev(), Cluster: w.st.Get("cluster")}, w.present(), w.d.n(1<<20))
 	must(err)
 	w.count("recover")
 	w.logf("weft store recover: %+v", id)

@@ -376,7 +376,9 @@ func (m *IPAM) rejoin(ctx context.Context, sh *share, epoch int) {
 		m.cfg.Logger.Debug("join a pool again", "pool", pool.Subnet, "err", err)
 	} else {
 		sh.doubt = false
-		sh.back = max(sh.back, epoch)
+		if epoch > 0 {
+			sh.back = epoch
+		}
 	}
 	m.notify(sh)
 }
@@ -404,6 +406,10 @@ func (m *IPAM) Renew(ctx context.Context, identity journal.Op, id ownership.Host
 	defer m.mu.Unlock()
 	for _, sh := range m.shares() {
 		m.rewatch(sh)
+		if !m.wanted(sh) {
+			delete(m.books, sh.rec.key()) // the new id was never a member
+			continue
+		}
 		m.setOwn(sh, id, nil)
 		m.notify(sh)
 	}

@@ -164,6 +164,14 @@ func (m *IPAM) wanted(sh *share) bool {
 	return false
 }
 
+// Keeps reports whether a network of this host is on a pool of the cluster, or about to
+// be.
+func (m *IPAM) Keeps() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.joins > 0 || slices.ContainsFunc(m.shares(), m.wanted)
+}
+
 // shares returns all shares by subnet. The caller holds mu.
 func (m *IPAM) shares() []*share {
 	var out []*share

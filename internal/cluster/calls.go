@@ -19,12 +19,24 @@ var ErrBusy = errors.New("the cluster changes too fast: try again")
 // overtaken is the longest pause after others were faster.
 const overtaken = 20 * time.Millisecond
 
-// look reads all pools.
+// look reads all pools. Those of a store that is older than what was seen say nothing:
+// it was restored, and as long as nobody has frozen it the records of the cluster and of
+// this run can be the same as before.
 func (c *Cluster) look(ctx context.Context) (Pools, error) {
 	var seen Pools
+	c.mu.Lock()
+	newest := c.seen
+	if c.verdict.Standing != Member {
+		newest = 0 // in a recovery revisions count anew
+	}
+	c.mu.Unlock()
 	snap, err := c.cfg.Store.Read(ctx, prefixPools)
 	if err != nil {
 		return seen, err
+	}
+	if snap.Rev < newest {
+		c.Wake()
+		return seen, fmt.Errorf("%w: the store is at revision %d, %d was seen", ErrNotNow, snap.Rev, newest)
 	}
 	seen.KVs = snap.KVs
 	seen.Index, _, err = c.cfg.Store.Get(ctx, keyIndex)
@@ -291,7 +303,11 @@ func (c *Cluster) Recover(ctx context.Context) error {
 	if v.Standing != Frozen && v.Standing != Freezing {
 		return fmt.Errorf("%w: there is nothing to recover: this host is %s", ErrNotNow, v.Standing)
 	}
-	txn, err := Recover(id, s)
+	others, err := c.present(ctx, id)
+	if err != nil {
+		return err
+	}
+	txn, err := Recover(id, s, others, rand.N(1<<32))
 	if err != nil {
 		return err
 	}
@@ -304,6 +320,33 @@ func (c *Cluster) Recover(ctx context.Context) error {
 		c.awaitThaw(ctx)
 	}
 	return err
+}
+
+// present are the hosts but this one that the store knows: those that are connected, and
+// those with a record that is no tombstone.
+func (c *Cluster) present(ctx context.Context, id Identity) ([]ownership.Host, error) {
+	selves, err := c.cfg.Store.Read(ctx, prefixSelf)
+	if err != nil {
+		return nil, err
+	}
+	out, err := c.others(ctx, id.ID)
+	if err != nil {
+		return nil, err
+	}
+	for _, kv := range selves.KVs {
+		self, err := decode[Self](kv)
+		if err != nil {
+			return nil, err
+		}
+		h := hostOf(kv.Key, prefixSelf)
+		switch {
+		case self.Removed:
+			out = slices.DeleteFunc(out, func(o ownership.Host) bool { return o == h })
+		case h != id.ID:
+			out = append(out, h)
+		}
+	}
+	return out, nil
 }
 
 // awaitThaw waits until this host sees that the cluster is frozen no more.

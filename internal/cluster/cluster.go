@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,6 +57,9 @@ type Config struct {
 	// Renew makes a new identity durable, together with what its user has to forget
 	// of the old one. It is called at most once in a while, from Run.
 	Renew func(ctx context.Context, identity journal.Op, id ownership.Host) error
+	// Keeps reports whether this host keeps anything of its cluster: a pool, an address.
+	// One that keeps nothing joins the cluster of another store; nil means that it does.
+	Keeps func() bool
 	// OnChange is called after anything changed that a caller can see. It must not
 	// call back.
 	OnChange func()
@@ -283,6 +288,8 @@ func (c *Cluster) act(ctx context.Context, id Identity, s Sight, v Verdict) (aga
 		return true, c.raise(ctx, id, s)
 	case Member:
 		return false, errors.Join(c.remember(ctx, id, s), c.describe(ctx, id, s))
+	case Foreign:
+		return c.convert(ctx, id)
 	case Freezing:
 		txn, err := Freeze(id, s, v.Why)
 		if err != nil {
@@ -320,12 +327,13 @@ func (c *Cluster) Problem() error {
 	if st := c.cfg.Store.Status(); !st.Up {
 		return fmt.Errorf("%w: %s", store.ErrDown, st.Why)
 	}
-	if err := c.Ready(); err != nil {
-		return err
-	}
+	err := c.Ready()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.full
+	if c.full != nil {
+		return c.full // it may be why this host does not stand as it should
+	}
+	return err
 }
 
 // commit is for transactions of which it is enough that one host succeeds: the
@@ -338,7 +346,7 @@ func (c *Cluster) commit(ctx context.Context, txn store.Txn) error {
 // thaw ends a recovery if it is time. A host that is removed meanwhile is not waited
 // for.
 func (c *Cluster) thaw(ctx context.Context, id Identity, s Sight) (again bool, err error) {
-	if err := c.remember(ctx, id, s); err != nil {
+	if err := errors.Join(c.remember(ctx, id, s), c.describe(ctx, id, s)); err != nil {
 		return false, err
 	}
 	c.mu.Lock()
@@ -427,6 +435,13 @@ func (c *Cluster) remember(ctx context.Context, id Identity, s Sight) error {
 		}
 		if h := hostOf(kv.Key, prefixSelf); h != id.ID {
 			news = id.Meets(h, self.Removed) || news
+			if self.Name != "" && id.Names[h] != self.Name {
+				id.Names = maps.Clone(id.Names)
+				if id.Names == nil {
+					id.Names = make(map[ownership.Host]string)
+				}
+				id.Names[h], news = self.Name, true
+			}
 		}
 	}
 	if !news {
@@ -469,7 +484,7 @@ func (c *Cluster) comeBack(ctx context.Context, id Identity, s Sight) (again boo
 	case told:
 		return c.back(ctx, id, s)
 	case begun:
-		return false, nil
+		return false, c.describe(ctx, id, s)
 	}
 	res, err := c.put(ctx, Return(id, c.cfg.Name, s))
 	if err != nil || !res.OK {
@@ -517,9 +532,23 @@ func (c *Cluster) Told(epoch int) {
 	}
 }
 
+// convert lets a host that keeps nothing of its cluster become one of another.
+func (c *Cluster) convert(ctx context.Context, old Identity) (again bool, err error) {
+	if c.cfg.Keeps == nil || c.cfg.Keeps() {
+		return false, nil
+	}
+	return true, c.become(ctx, Identity{ID: ownership.Host(NewID()), Machine: old.Machine}, "its cluster is another one, of which it kept nothing")
+}
+
 // renew gives up an id that must not be used again.
 func (c *Cluster) renew(ctx context.Context, old Identity) error {
-	id := Identity{ID: ownership.Host(NewID()), Machine: old.Machine, Known: old.Known, Removed: append(old.Removed, old.ID)}
+	id := Identity{ID: ownership.Host(NewID()), Machine: old.Machine, Known: old.Known, Removed: append(old.Removed, old.ID), Names: old.Names}
+	return c.become(ctx, id, "the old one was removed")
+}
+
+// become takes another id.
+func (c *Cluster) become(ctx context.Context, id Identity, why string) error {
+	old := c.Me()
 	if c.cfg.Renew != nil {
 		if err := c.cfg.Renew(ctx, id.Op(), id.ID); err != nil {
 			return err
@@ -527,7 +556,7 @@ func (c *Cluster) renew(ctx context.Context, old Identity) error {
 	} else if err := c.cfg.Journal.Commit(ctx, id.Op()); err != nil {
 		return err
 	}
-	c.cfg.Logger.Warn("this host has a new id: the old one was removed", "old", old.ID, "new", id.ID)
+	c.cfg.Logger.Warn("this host has a new id: "+why, "old", old, "new", id.ID)
 	c.mu.Lock()
 	c.id, c.confirmed, c.described, c.seen = id, false, nil, 0
 	c.mu.Unlock()
@@ -571,7 +600,7 @@ func (c *Cluster) admit(standings ...Standing) (Pass, error) {
 	case Recovering, Waiting:
 		do = "; it goes on when all hosts are back (weft store status), or removed with `weft host rm`"
 	}
-	return pass, fmt.Errorf("%w: %s: %s%s", ErrNotNow, pass.Standing, pass.Why, do)
+	return pass, fmt.Errorf("%w: %s%s", ErrNotNow, strings.TrimSuffix(string(pass.Standing)+": "+pass.Why, ": "), do)
 }
 
 // Ready is nil if this host may change owners, else it says why not.

@@ -17,6 +17,8 @@ import (
 var (
 	// ErrUnknownHost says that no host has this name or id.
 	ErrUnknownHost = errors.New("unknown host")
+	// ErrAmbiguousHost says that a name is that of several hosts.
+	ErrAmbiguousHost = errors.New("ambiguous host")
 	// ErrConnected says that a host cannot be removed because it lives.
 	ErrConnected = errors.New("the host is connected")
 )
@@ -55,10 +57,31 @@ func (c *Cluster) Hosts() []HostView {
 			h = Host{}
 		}
 		_, alive := c.alive[prefixAlive+string(id)]
-		out = append(out, HostView{ID: id, Name: cmp.Or(h.Name, self.Name), Address: h.Address, Routes: h.Routes,
+		out = append(out, HostView{ID: id, Name: cmp.Or(h.Name, self.Name, c.id.Names[id]), Address: h.Address, Routes: h.Routes,
 			Connected: alive, Stale: stale, Removed: self.Removed, Me: id == c.id.ID})
 	}
+	out = append(out, c.forgotten()...)
 	slices.SortFunc(out, func(a, b HostView) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
+	return out
+}
+
+// forgotten are the hosts that the journal knows, or a recovery waits for, and of which
+// the store has no record: it was wiped, or is of before they came. The caller holds mu.
+func (c *Cluster) forgotten() []HostView {
+	rec, err := decode[Record](c.sightSeen.Cluster)
+	if err != nil {
+		rec = Record{}
+	}
+	ids := slices.Concat(c.id.Known, rec.Waits)
+	slices.Sort(ids)
+	var out []HostView
+	for _, id := range slices.Compact(ids) {
+		if _, known := c.selves[prefixSelf+string(id)]; known || id == c.id.ID || slices.Contains(c.id.Removed, id) {
+			continue
+		}
+		_, alive := c.alive[prefixAlive+string(id)]
+		out = append(out, HostView{ID: id, Name: c.id.Names[id], Connected: alive})
+	}
 	return out
 }
 
@@ -67,10 +90,10 @@ func (c *Cluster) Name(id ownership.Host) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	self, err := decode[Self](c.selves[prefixSelf+string(id)])
-	if err != nil || self.Name == "" {
-		return string(id)
+	if err != nil {
+		self = Self{}
 	}
-	return self.Name
+	return cmp.Or(self.Name, c.id.Names[id], string(id))
 }
 
 // Connected reports whether a host's lease lived when the store was last seen.
@@ -88,7 +111,9 @@ func (c *Cluster) find(name string) (HostView, error) {
 	var living, removed []HostView
 	var names []string
 	for _, h := range c.Hosts() {
-		names = append(names, h.Name)
+		if !h.Removed {
+			names = append(names, cmp.Or(h.Name, string(h.ID)))
+		}
 		switch {
 		case string(h.ID) == name:
 			return h, nil
@@ -103,13 +128,13 @@ func (c *Cluster) find(name string) (HostView, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return HostView{}, fmt.Errorf("%w: %q; there are %s", ErrUnknownHost, name, strings.Join(names, ", "))
+		return HostView{}, fmt.Errorf("%w: %q; there are %s (removed ones have to be named by their id)", ErrUnknownHost, name, strings.Join(names, ", "))
 	default:
 		var ids []string
 		for _, h := range found {
 			ids = append(ids, string(h.ID))
 		}
-		return HostView{}, fmt.Errorf("%w: %q fits several: name one by its id, which is %s", ErrUnknownHost, name, strings.Join(ids, " or "))
+		return HostView{}, fmt.Errorf("%w: %q fits several: name one by its id, which is %s", ErrAmbiguousHost, name, strings.Join(ids, " or "))
 	}
 }
 
@@ -157,8 +182,13 @@ func (c *Cluster) gone(ctx context.Context, h HostView, r Removal) error {
 	if connected && !r.PoweredOff {
 		return fmt.Errorf("%w: %s: stop it first", ErrConnected, h.Name)
 	}
-	if !h.Address.IsValid() || !connected && r.PoweredOff {
-		return nil // nobody can ask, or the operator knows better
+	switch {
+	case !connected && r.PoweredOff:
+		return nil // the operator knows better
+	case !h.Address.IsValid() && connected:
+		return fmt.Errorf("%w: %s: if it is off, that ends within %v: say it again then", ErrConnected, h.Name, aliveTTL)
+	case !h.Address.IsValid():
+		return fmt.Errorf("%w, as far as is known: nobody knows an address of %s, and whether it answers: say --powered-off if it is off", ErrConnected, cmp.Or(h.Name, string(h.ID)))
 	}
 	by, silent, err := c.reachedBy(ctx, h)
 	switch {

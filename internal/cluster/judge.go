@@ -87,7 +87,8 @@ func judgeCluster(id Identity, s Sight, rec Record, removed bool) Verdict {
 	case rec.UUID == "":
 		return Verdict{Frozen, "the store does not know cluster " + id.UUID + ": it was wiped, or WEFT_STORE names another one"}
 	case id.UUID != "" && id.UUID != rec.UUID:
-		return Verdict{Foreign, fmt.Sprintf("the store is of cluster %s, this host's pools are of %s", rec.UUID, id.UUID)}
+		return Verdict{Foreign, fmt.Sprintf("the store is of cluster %s, and this host's networks are of %s: set WEFT_STORE back; or remove the networks, and this host "+
+			"joins; or, if the store was wiped and new hosts came first, take them off, delete weft's keys and run `weft store recover` here", rec.UUID, id.UUID)}
 	case removed:
 		return Verdict{Removed, "this host was removed with `weft host rm`"}
 	case rec.Phase == PhaseFrozen:
@@ -108,7 +109,7 @@ func judgeCluster(id Identity, s Sight, rec Record, removed bool) Verdict {
 func restored(id Identity, s Sight, rec Record) string {
 	switch {
 	case id.Epoch > rec.Epoch:
-		return fmt.Sprintf("it recovered %d times, %d was seen", rec.Epoch-1, id.Epoch-1)
+		return "it is of before a recovery that this host has seen"
 	case id.UUID != "" && id.Epoch == rec.Epoch && s.Rev < id.Seen:
 		return fmt.Sprintf("it is at revision %d, %d was seen", s.Rev, id.Seen)
 	}
@@ -197,6 +198,7 @@ func Freeze(id Identity, s Sight, why string) (store.Txn, error) {
 		return store.Txn{}, err
 	}
 	rec.Version, rec.Phase, rec.Why = recordVersion, PhaseFrozen, why+" (found by "+string(id.ID)+")"
+	rec.Epoch = max(rec.Epoch, id.Epoch) // the next recovery has to be later than what any host has seen
 	return store.Txn{
 		If:   Fence(id.ID, s), // a host that is being removed may be wrong
 		Then: []store.Op{store.Put(keyCluster, encode(rec))},
@@ -204,25 +206,32 @@ func Freeze(id Identity, s Sight, why string) (store.Txn, error) {
 }
 
 // Recover is the transaction by which the operator lets all hosts tell the store
-// what they own. It waits for every host that id knows and that was not removed, and
-// it leaves the tombstones of those that were, which the backup may lack: a removed
-// host that came first would take back what others own by now.
-func Recover(id Identity, s Sight) (store.Txn, error) {
+// what they own. It waits for every host that id knows, that was not removed, and for
+// others, which are the hosts that the store itself still knows; and it leaves the
+// tombstones of those that were removed, which the backup may lack: a removed host that
+// came first would take back what others own by now.
+//
+// Epochs grow, and no two recoveries have the same one, whatever the stores knew of each
+// other: gap, a random number, is left out between them. What was told in one recovery
+// counts for nothing in another.
+func Recover(id Identity, s Sight, others []ownership.Host, gap int) (store.Txn, error) {
 	rec, err := decode[Record](s.Cluster)
 	if err != nil {
 		return store.Txn{}, err
 	}
-	waits := append(slices.Clone(id.Known), rec.Waits...)
+	waits := slices.Concat(id.Known, rec.Waits, others)
 	if id.UUID != "" {
 		waits = append(waits, id.ID) // a host that never was a member has nothing to tell
 	}
-	waits = slices.DeleteFunc(waits, func(h ownership.Host) bool { return slices.Contains(id.Removed, h) })
+	waits = slices.DeleteFunc(waits, func(h ownership.Host) bool {
+		return slices.Contains(id.Removed, h) || id.UUID == "" && h == id.ID
+	})
 	slices.Sort(waits)
-	rec = Record{Version: recordVersion, UUID: cmp.Or(id.UUID, rec.UUID), Epoch: max(id.Epoch, rec.Epoch) + 1, Phase: PhaseRecovering,
+	rec = Record{Version: recordVersion, UUID: cmp.Or(id.UUID, rec.UUID), Epoch: max(id.Epoch, rec.Epoch) + 1 + gap, Phase: PhaseRecovering,
 		Why: "`weft store recover` on " + string(id.ID), Waits: slices.Compact(waits)}
 	return store.Txn{
 		If:   []store.Cond{store.Unchanged(keyCluster, s.Cluster.Rev)},
-		Then: append(tombstones(id), store.Put(keyCluster, encode(rec))),
+		Then: append(tombstones(id), store.DeletePrefix(prefixBack), store.Put(keyCluster, encode(rec))),
 	}, nil
 }
 

@@ -121,6 +121,8 @@ type Identity struct {
 	// operator removed.
 	Known   []ownership.Host `json:"known,omitempty"`
 	Removed []ownership.Host `json:"removed,omitempty"`
+	// Names are those of the known hosts, for a store that forgets them.
+	Names map[ownership.Host]string `json:"names,omitempty"`
 }
 
 // Meets says that a host is known, and whether it was removed. It reports whether
