@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/weft-net/weft/internal/cluster"
@@ -56,6 +57,7 @@ func (m *IPAM) join(ctx context.Context, req PoolRequest, id *poolID, bits int) 
 	}
 	pool, err := m.cfg.Cluster.Join(ctx, id.domain, id.subnet, choose)
 	if errors.Is(err, cluster.ErrOverlap) {
+		err = m.named(err)
 		return sh, nil, refuse(ErrOverlap, "choose another --subnet, remove the network that has it on its host, or keep separate books with --ipam-opt domain=NAME", "%v", err)
 	}
 	if _, refused := errors.AsType[*Error](err); refused {
@@ -75,6 +77,17 @@ func (m *IPAM) join(ctx context.Context, req PoolRequest, id *poolID, bits int) 
 	}
 	m.notify(sh)
 	return sh, func() { m.endJoin(sh) }, nil
+}
+
+// named puts names in the place of hosts' ids.
+func (m *IPAM) named(err error) error {
+	text := err.Error()
+	for _, h := range m.cfg.Cluster.Hosts() {
+		if h.Name != "" {
+			text = strings.ReplaceAll(text, string(h.ID), h.Name)
+		}
+	}
+	return errors.New(text)
 }
 
 // endJoin ends a join; sh is the share that it keeps, nil for none.

@@ -244,6 +244,9 @@ func again(answer string) bool {
 func (s *seek) fail(p *pool, n *need, cause error) error {
 	c := s.m.cfg.Cluster
 	if cause == nil && c != nil {
+		cause = c.Problem() // a store that is full is only known by trying
+	}
+	if cause == nil && c != nil {
 		for owner, answer := range s.asked {
 			if n.addr.IsValid() && (answer == "" || again(answer)) {
 				return refuse(ErrOwner, "look after that host, or run `weft host rm` if it is gone for good",

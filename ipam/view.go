@@ -86,7 +86,9 @@ func (m *IPAM) View() []PoolView {
 			}
 		}
 		for _, f := range p.book.freed {
-			v.Cooling = append(v.Cooling, f.addr)
+			if p.book.own == nil || p.book.own.Owns(f.addr) { // others may use what was given away
+				v.Cooling = append(v.Cooling, f.addr)
+			}
 		}
 		if sh := p.book.share; sh != nil {
 			v.Cluster = m.viewShare(sh, p.id.dynamic())

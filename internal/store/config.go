@@ -49,6 +49,9 @@ func (c Config) parse() (target, error) {
 	if scheme != "etcd" && scheme != "etcds" {
 		return target{}, fmt.Errorf("%w: WEFT_STORE %q: it must begin with etcd:// or etcds://", ErrConfig, c.Endpoints)
 	}
+	if strings.Contains(rest, "@") { // the value may be a secret
+		return target{}, fmt.Errorf("%w: WEFT_STORE has an '@': user and password belong into WEFT_STORE_USER and WEFT_STORE_PASSWORD", ErrConfig)
+	}
 	hosts, prefix, _ := strings.Cut(rest, "/")
 	var t target
 	for text := range strings.SplitSeq(hosts, ",") {

@@ -268,7 +268,7 @@ func TestConfig(t *testing.T) {
 		{"IPv4 in brackets", store.Config{Endpoints: "etcd://[10.0.0.1]"}, "brackets", false},
 		{"half a bracket", store.Config{Endpoints: "etcd://[::1"}, "[::1", false},
 		{"bad IPv4", store.Config{Endpoints: "etcd://10.0.0.256"}, "10.0.0.256", false},
-		{"user in the text", store.Config{Endpoints: "etcd://u:p@h1"}, "u:p@h1", false},
+		{"user in the text", store.Config{Endpoints: "etcd://u:p@h1"}, "WEFT_STORE_PASSWORD", false},
 		{"empty part of the prefix", store.Config{Endpoints: "etcd://h1/a//b"}, "prefix", false},
 		{"query", store.Config{Endpoints: "etcd://h1/a?tls=1"}, "prefix", false},
 		{"user alone", store.Config{Endpoints: "etcd://h1", User: "u"}, "WEFT_STORE_PASSWORD", false},
