@@ -1,6 +1,7 @@
 // Command netload is the load and the clock of the overlay benchmark. It runs in a
 // container's network namespace or in a host's.
 //
+//	netload stay                           prints when it began, twice, and stays
 //	netload serve ADDRESS:PORT             answers rr and stream
 //	netload rr ADDRESS:PORT DURATION       prints exchanges of one byte per second
 //	netload stream ADDRESS:PORT DURATION   prints megabits per second, as received
@@ -19,6 +20,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"syscall"
 	"time"
 )
@@ -33,6 +35,13 @@ const (
 const chunk = 128 << 10
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == "stay" {
+		fmt.Fprintln(os.Stdout, since(time.Now(), time.Now()))
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		<-ctx.Done()
+		stop()
+		return
+	}
 	line, err := run(os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "netload:", err)
@@ -47,7 +56,7 @@ func run(args []string) (string, error) {
 	}
 	const words = 3
 	if len(args) != words {
-		return "", errors.New("usage: netload serve ADDRESS:PORT | rr|stream ADDRESS:PORT DURATION | ping ADDRESS LIMIT")
+		return "", errors.New("usage: netload stay | serve ADDRESS:PORT | rr|stream ADDRESS:PORT DURATION | ping ADDRESS LIMIT")
 	}
 	length, err := time.ParseDuration(args[2])
 	if err != nil {
@@ -229,9 +238,13 @@ func ping(address string, limit time.Duration) (string, error) {
 		}
 		const reply = 0
 		if n >= 8 && buf[0] == reply && binary.BigEndian.Uint16(buf[4:]) == id && from.String() == to.String() {
-			return fmt.Sprintf("%d %d", begin.UnixNano(), time.Now().UnixNano()), nil
+			return since(begin, time.Now()), nil
 		}
 	}
+}
+
+func since(begin, end time.Time) string {
+	return fmt.Sprintf("%d %d", begin.UnixNano(), end.UnixNano())
 }
 
 // echo is an ICMP echo request.
