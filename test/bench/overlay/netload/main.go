@@ -213,7 +213,7 @@ func ping(address string, limit time.Duration) (string, error) {
 	id := uint16(os.Getpid())
 	begin := time.Now()
 	go func() {
-		defer conn.Close()
+		defer func() { _ = conn.Close() }()
 		tick := time.NewTicker(time.Millisecond)
 		defer tick.Stop()
 		for seq := uint16(1); ; seq++ {
