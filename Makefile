@@ -62,6 +62,10 @@ bench-run: plugin ## network share of `docker run` against the built-in bridge
 bench-ipam: build ## latency, rate, memory and start of the IPAM driver, on a quiet machine
 	go test -tags bench ./test/bench/ipam -count=1 -v -timeout 20m
 
+.PHONY: bench-overlay
+bench-overlay: plugin ## overlay networks against those of a Swarm, on a quiet machine
+	go test -tags bench ./test/bench/overlay/... -p 1 -count=1 -v -timeout 60m
+
 .PHONY: lint
 lint: ## the linter
 	$(GOTOOL) golangci-lint run ./...

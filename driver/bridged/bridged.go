@@ -123,6 +123,9 @@ func CheckPorts(a driver.Actual, bridge kernel.Link, eps []driver.Endpoint) []st
 		if !ok {
 			continue // its sandbox is gone, or nobody can mend it
 		}
+		if l.Group == kernel.DoomedGroup {
+			continue // the endpoint leaves right now: its link goes before its record
+		}
 		if l.Master != bridge.Index {
 			out = append(out, fmt.Sprintf("link %s of endpoint %.12s was not in bridge %s", l.Name, ep.ID, bridge.Name))
 		}

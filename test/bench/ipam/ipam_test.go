@@ -10,63 +10,22 @@ import (
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
-	"text/tabwriter"
 	"time"
 
 	"github.com/weft-net/weft/internal/store"
 	"github.com/weft-net/weft/internal/store/storetest"
+	"github.com/weft-net/weft/test/bench/board"
 )
-
-// board collects what was measured.
-type board struct{ rows []row }
-
-type row struct {
-	what, got, target string
-	missed            bool
-}
-
-func (b *board) add(missed bool, what, target, format string, args ...any) {
-	b.rows = append(b.rows, row{what, fmt.Sprintf(format, args...), target, missed})
-}
-
-// note is a row without a target.
-func (b *board) note(what, format string, args ...any) { b.add(false, what, "", format, args...) }
-
-func (b *board) most(what string, got, most time.Duration) {
-	b.add(got > most, what, "≤ "+most.String(), "%v", got.Round(time.Microsecond))
-}
-
-func (b *board) print(t *testing.T) {
-	t.Helper()
-	var text strings.Builder
-	tab := tabwriter.NewWriter(&text, 0, 8, 3, ' ', 0)
-	for _, r := range b.rows {
-		verdict := ""
-		switch {
-		case r.missed:
-			verdict = "MISSED"
-			t.Errorf("%s: %s, must be %s", r.what, r.got, r.target)
-		case r.target != "":
-			verdict = "ok"
-		}
-		fmt.Fprintf(tab, "%s\t%s\t%s\t%s\n", r.what, r.got, r.target, verdict)
-	}
-	if err := tab.Flush(); err != nil {
-		t.Error(err)
-	}
-	t.Logf("\n%s", text.String())
-}
 
 // TestIPAM measures the address book of real processes on a real etcd of three
 // members. Its data and the journals are on the disk of the tree.
 func TestIPAM(t *testing.T) {
 	etcd := storetest.Start(t, storetest.Config{Version: "3.5", Members: 3})
-	b := &board{}
-	defer b.print(t)
+	b := &board.Board{}
+	defer b.Print(t)
 	t.Run("latency", func(t *testing.T) { latency(t, etcd, b) })
 	t.Run("rate", func(t *testing.T) { rate(t, etcd, b) })
 	t.Run("transactions", func(t *testing.T) { blocking(t, etcd, b) })
@@ -104,7 +63,7 @@ func (d disk) syncs(t *testing.T, n int) (took []time.Duration) {
 
 // latency measures one caller, with the store and right after its end. The disk
 // alone is measured in between.
-func latency(t *testing.T, etcd *storetest.Cluster, b *board) {
+func latency(t *testing.T, etcd *storetest.Cluster, b *board.Board) {
 	const rounds, blocks, each = 4, 5, 100
 	w, d := startWeft(t, etcd.Endpoints()), newDisk(t)
 	pool := w.pool("10.1.0.0/16")
@@ -131,21 +90,21 @@ func latency(t *testing.T, etcd *storetest.Cluster, b *board) {
 		w.awaitMember()
 	}
 	show := func(what string, all []time.Duration) {
-		b.note(what+", p50, p99, slowest", "%v  %v  %v  (%d)", quantile(all, 0.5).Round(time.Microsecond),
-			quantile(all, 0.99).Round(time.Microsecond), slices.Max(all).Round(time.Microsecond), len(all))
+		b.Note(what+", p50, p99, slowest", "%v  %v  %v  (%d)", board.Quantile(all, 0.5).Round(time.Microsecond),
+			board.Quantile(all, 0.99).Round(time.Microsecond), slices.Max(all).Round(time.Microsecond), len(all))
 	}
 	show("two fdatasyncs of 4 KiB in between, for comparison", alone)
 	for i, all := range [][]time.Duration{up, down} {
 		what := "RequestAddress, one caller, " + []string{"with the store", "with the store stopped"}[i]
 		show(what, all)
-		b.most("  p50", quantile(all, 0.5), time.Millisecond)
-		b.most("  p99", quantile(all, 0.99), 5*time.Millisecond)
+		b.AtMost("  p50", board.Quantile(all, 0.5), time.Millisecond)
+		b.AtMost("  p99", board.Quantile(all, 0.99), 5*time.Millisecond)
 	}
 	show("ReleaseAddress, one caller", released)
 }
 
 // rate measures 32 callers on one host, each round on a new pool.
-func rate(t *testing.T, etcd *storetest.Cluster, b *board) {
+func rate(t *testing.T, etcd *storetest.Cluster, b *board.Board) {
 	const callers, each, least = 32, 6000, 2000
 	w := startWeft(t, etcd.Endpoints())
 	var rates []float64
@@ -157,14 +116,14 @@ func rate(t *testing.T, etcd *storetest.Cluster, b *board) {
 		}
 		rates = append(rates, each/time.Since(begin).Seconds())
 	}
-	b.add(slices.Min(rates) < least, fmt.Sprintf("addresses/s, one host, %d callers, worst of %d", callers, len(rates)), fmt.Sprintf("≥ %d", least),
+	b.Add(slices.Min(rates) < least, fmt.Sprintf("addresses/s, one host, %d callers, worst of %d", callers, len(rates)), fmt.Sprintf("≥ %d", least),
 		"%.0f (%.0f to %.0f)", slices.Min(rates), slices.Min(rates), slices.Max(rates))
 }
 
 // blocking counts what a /20 costs the store. All transactions are counted, those
 // that no request waited for too, by etcd's own counter of answered calls: what a
 // request waited for is among them.
-func blocking(t *testing.T, etcd *storetest.Cluster, b *board) {
+func blocking(t *testing.T, etcd *storetest.Cluster, b *board.Board) {
 	const n, most = 3200, 3200/64 + 2 // the first chunk is not whole, and the last is fetched ahead
 	w := startWeft(t, etcd.Endpoints())
 	for i, callers := range []int{1, 32} {
@@ -174,7 +133,7 @@ func blocking(t *testing.T, etcd *storetest.Cluster, b *board) {
 			t.Fatal(err)
 		}
 		txns := transactions(t, etcd) - before
-		b.add(txns > most, fmt.Sprintf("/20, %d callers: store transactions for %d addresses", callers, n), fmt.Sprintf("≤ %d", most),
+		b.Add(txns > most, fmt.Sprintf("/20, %d callers: store transactions for %d addresses", callers, n), fmt.Sprintf("≤ %d", most),
 			"%d (the revision grew by %d)", txns, etcd.Rev()-rev)
 	}
 	slowStore(t, etcd, b, w)
@@ -183,7 +142,7 @@ func blocking(t *testing.T, etcd *storetest.Cluster, b *board) {
 // slowStore lets the store hang most of the time, so that a request that waits for
 // it shows. The same requests again, of addresses that the host owns by now, are
 // the control: what is slow there waited for something else.
-func slowStore(t *testing.T, etcd *storetest.Cluster, b *board, w *weft) {
+func slowStore(t *testing.T, etcd *storetest.Cluster, b *board.Board, w *weft) {
 	t.Helper()
 	const n, most, slow = 1600, 1600/64 + 2, 8 * time.Millisecond
 	pool := w.pool("10.20.64.0/20")
@@ -204,7 +163,7 @@ func slowStore(t *testing.T, etcd *storetest.Cluster, b *board, w *weft) {
 	_, control := count()
 	close(end)
 	<-ended
-	b.add(waited-control > most, fmt.Sprintf("/20, 1 caller, slow store: of %d requests took ≥ %v", n, slow), fmt.Sprintf("≤ %d more than the control", most),
+	b.Add(waited-control > most, fmt.Sprintf("/20, 1 caller, slow store: of %d requests took ≥ %v", n, slow), fmt.Sprintf("≤ %d more than the control", most),
 		"%d, control %d", waited, control)
 }
 
@@ -251,7 +210,7 @@ func openStore(t *testing.T, etcd *storetest.Cluster) *store.Store {
 // what the rest costs is the same until the last sixteenth, where batches shrink.
 // Each round has the clients twice, as a control, and once reading the key before
 // each try, as libnetwork's bitmap in a store did.
-func fill(t *testing.T, etcd *storetest.Cluster, b *board) {
+func fill(t *testing.T, etcd *storetest.Cluster, b *board.Board) {
 	const hosts, callers, each, rounds, least = 16, 32, 1024, 3, 20
 	var stores []*store.Store
 	for range hosts {
@@ -273,13 +232,13 @@ func fill(t *testing.T, etcd *storetest.Cluster, b *board) {
 		reading = append(reading, oneKey(t, stores, fmt.Sprintf("bench/reading-%d", round), true))
 	}
 	base := append(slices.Clone(one), again...)
-	b.note("16 clients, one key per pool, addresses/s", "%.0f (%.0f to %.0f); control %.2f", quantile(base, 0.5), slices.Min(base), slices.Max(base), quantile(again, 0.5)/quantile(one, 0.5))
-	b.note(fmt.Sprintf("16 hosts in one /16, %d callers each, addresses/s", callers), "%.0f (%.0f to %.0f)", quantile(ours, 0.5), slices.Min(ours), slices.Max(ours))
-	b.note("  processor time per address: weft, this benchmark's callers, the rest of the machine (etcd and others)", "%v  %v  %v", weftTime/(hosts*each*rounds),
+	b.Note("16 clients, one key per pool, addresses/s", "%.0f (%.0f to %.0f); control %.2f", board.Quantile(base, 0.5), slices.Min(base), slices.Max(base), board.Quantile(again, 0.5)/board.Quantile(one, 0.5))
+	b.Note(fmt.Sprintf("16 hosts in one /16, %d callers each, addresses/s", callers), "%.0f (%.0f to %.0f)", board.Quantile(ours, 0.5), slices.Min(ours), slices.Max(ours))
+	b.Note("  processor time per address: weft, this benchmark's callers, the rest of the machine (etcd and others)", "%v  %v  %v", weftTime/(hosts*each*rounds),
 		benchTime/(hosts*each*rounds), (allTime-weftTime-benchTime)/(hosts*each*rounds))
-	ratio := quantile(ours, 0.5) / quantile(base, 0.5)
-	b.add(ratio < least, "  ratio of the medians", fmt.Sprintf("≥ %d", least), "%.1f", ratio)
-	b.note("  against clients that read the key before each try", "%.1f (%.0f addresses/s)", quantile(ours, 0.5)/quantile(reading, 0.5), quantile(reading, 0.5))
+	ratio := board.Quantile(ours, 0.5) / board.Quantile(base, 0.5)
+	b.Add(ratio < least, "  ratio of the medians", fmt.Sprintf("≥ %d", least), "%.1f", ratio)
+	b.Note("  against clients that read the key before each try", "%.1f (%.0f addresses/s)", board.Quantile(ours, 0.5)/board.Quantile(reading, 0.5), board.Quantile(reading, 0.5))
 }
 
 // oneKey is the rate of clients that allocate by compare-and-swap on one key. The
@@ -368,14 +327,14 @@ func together(t *testing.T, all []*weft, subnet string, callers, each int) float
 
 // size measures a host with 10,000 addresses in use: its memory, and its starts
 // with and without the store.
-func size(t *testing.T, etcd *storetest.Cluster, b *board) {
+func size(t *testing.T, etcd *storetest.Cluster, b *board.Board) {
 	const n, starts, mostMB = 10000, 5, 40
 	w := startWeft(t, etcd.Endpoints())
 	pool := w.pool("10.60.0.0/16")
 	if _, _, err := w.many(pool, 32, n); err != nil {
 		t.Fatal(err)
 	}
-	b.add(w.rss() > mostMB, "RSS with 10,000 addresses, right after they were taken", "≤ 40 MB", "%.1f MB", w.rss())
+	b.Add(w.rss() > mostMB, "RSS with 10,000 addresses, right after they were taken", "≤ 40 MB", "%.1f MB", w.rss())
 	ready := func() (took []time.Duration) {
 		for range starts {
 			w.kill()
@@ -385,12 +344,12 @@ func size(t *testing.T, etcd *storetest.Cluster, b *board) {
 	}
 	up := ready()
 	w.awaitMember()
-	b.add(w.rss() > mostMB, "RSS with 10,000 addresses, after a start", "≤ 40 MB", "%.1f MB", w.rss())
+	b.Add(w.rss() > mostMB, "RSS with 10,000 addresses, after a start", "≤ 40 MB", "%.1f MB", w.rss())
 	etcd.Stop()
 	down := ready()
 	etcd.StartAll()
-	b.most(fmt.Sprintf("ready after a start with 10,000 addresses, slowest of %d", starts), slices.Max(up), time.Second)
-	b.most("the same with the store stopped", slices.Max(down), time.Second)
+	b.AtMost(fmt.Sprintf("ready after a start with 10,000 addresses, slowest of %d", starts), slices.Max(up), time.Second)
+	b.AtMost("the same with the store stopped", slices.Max(down), time.Second)
 }
 
 // timeToReady starts weft and returns after how long it answered a request.

@@ -4,7 +4,6 @@ package ipam_test
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -285,12 +284,6 @@ func (w *weft) release(pool string, all []netip.Addr) []time.Duration {
 		took = append(took, time.Since(begin))
 	}
 	return took
-}
-
-// quantile is the value that a share of all does not exceed.
-func quantile[T cmp.Ordered](all []T, share float64) T {
-	sorted := slices.Sorted(slices.Values(all))
-	return sorted[min(int(share*float64(len(sorted))), len(sorted)-1)]
 }
 
 // cpuTimes are the processor times that all wefts, this process, and the machine as

@@ -1,0 +1,175 @@
+//go:build bench
+
+package overlay_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/weft-net/weft/test/lab"
+)
+
+const (
+	plugin = "weft:latest"
+	// netload is where the hosts have it, and containers by a bind mount.
+	netload = "/usr/local/bin/netload"
+	// long bounds what only a broken network makes last.
+	long = 30 * time.Second
+)
+
+// The networks that are compared, by their names on both hosts.
+const (
+	builtin = "builtin"     // the Swarm's
+	alone   = "alone"       // the same, but no container stays on it
+	weft    = "weft"        // attach=docker, publish=docker
+	direct  = "weft-direct" // attach=direct, publish=native
+)
+
+// pair is two hosts with engines in a Swarm and in a cluster of weft. The store has a
+// host of its own.
+type pair struct {
+	*testing.T
+	hosts [2]*lab.Host
+}
+
+func newPair(t *testing.T) *pair {
+	t.Helper()
+	const engine = "28.5.2"
+	l := lab.New(t, lab.Config{Hosts: []lab.HostConfig{{Name: "h1", Engine: engine}, {Name: "h2", Engine: engine}, {Name: "s1", NoEngine: true}}})
+	p := &pair{T: t, hosts: [2]*lab.Host{l.Hosts[0], l.Hosts[1]}}
+	store, err := lab.StartStore(t.Context(), lab.StoreConfig{Members: l.Hosts[2:]})
+	p.must(err)
+	var settings []string
+	for name, value := range maps.All(store.Settings()) {
+		settings = append(settings, name+"="+value)
+	}
+	dir, err := filepath.Abs("../../../build/plugin")
+	p.must(err)
+	load := buildNetload(t)
+	for _, h := range p.hosts {
+		p.must(h.InstallPlugin(t.Context(), dir, settings...))
+		p.must(h.CopyIn(t.Context(), load, netload))
+	}
+	t.Cleanup(func() {
+		for _, h := range p.hosts {
+			if t.Failed() {
+				log, _ := h.PluginLog(context.Background())
+				t.Logf("%s: log of the plugin:\n%s", h.Name, log[max(0, len(log)-2000):])
+			}
+		}
+	})
+	p.swarm()
+	p.overlay(weft, "10.60.0.0/16")
+	p.overlay(direct, "10.61.0.0/16", "-o", "attach=direct", "-o", "publish=native")
+	// A network with a container is what hosts have most of the time: the built-in
+	// driver takes all of it down with the last container.
+	for _, h := range p.hosts {
+		for _, network := range []string{builtin, weft, direct} {
+			h.MustDocker(t, "run", "-d", "--name", stays(network), "--network", network, lab.Image, "sleep", "infinity")
+		}
+	}
+	p.meshed()
+	return p
+}
+
+// buildNetload compiles the helper, without libraries of the machine.
+func buildNetload(t *testing.T) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "netload")
+	cmd := exec.Command("go", "build", "-o", out, "./netload")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	return out
+}
+
+func (p *pair) must(err error) {
+	p.Helper()
+	if err != nil {
+		p.Fatal(err)
+	}
+}
+
+// on is the same pair for a part of the benchmark.
+func (p *pair) on(t *testing.T) *pair { return &pair{T: t, hosts: p.hosts} }
+
+// swarm joins the hosts to a Swarm with the built-in overlays.
+func (p *pair) swarm() {
+	p.Helper()
+	h1, h2 := p.hosts[0], p.hosts[1]
+	h1.MustDocker(p, "swarm", "init", "--advertise-addr", h1.IPv4.String())
+	token := h1.MustDocker(p, "swarm", "join-token", "-q", "worker")
+	h2.MustDocker(p, "swarm", "join", "--token", token, h1.IPv4.String()+":2377")
+	for i, name := range []string{builtin, alone} {
+		h1.MustDocker(p, "network", "create", "-d", "overlay", "--attachable", "--subnet", fmt.Sprintf("10.7%d.0.0/16", 1+i), name)
+	}
+}
+
+// overlay makes one of weft's on both hosts.
+func (p *pair) overlay(name, subnet string, options ...string) {
+	p.Helper()
+	for _, h := range p.hosts {
+		args := append([]string{"network", "create", "-d", plugin, "--ipam-driver", plugin, "--subnet", subnet, "-o", "mode=overlay", "-o", "net=" + name}, options...)
+		h.MustDocker(p, append(args, name)...)
+	}
+}
+
+// stays is the container that stays on a network.
+func stays(network string) string { return "stays-" + network }
+
+// meshed waits until what stays reaches the other host on all networks.
+func (p *pair) meshed() {
+	p.Helper()
+	for _, network := range []string{builtin, weft, direct} {
+		for i, h := range p.hosts {
+			_, err := h.Run(p.Context(), p.in(h, stays(network), netload, "ping", p.ip(p.hosts[1-i], stays(network), network), long.String())...)
+			p.must(err)
+		}
+	}
+}
+
+func (p *pair) ip(h *lab.Host, container, network string) string {
+	p.Helper()
+	return h.MustDocker(p, "inspect", "-f", fmt.Sprintf(`{{(index .NetworkSettings.Networks %q).IPAddress}}`, network), container)
+}
+
+// in is a command in the network of a container, at less than what `docker exec` costs.
+func (p *pair) in(h *lab.Host, container string, args ...string) []string {
+	p.Helper()
+	return append([]string{"nsenter", "-t", h.MustDocker(p, "inspect", "-f", "{{.State.Pid}}", container), "-n", "--"}, args...)
+}
+
+// times are those that `netload ping` prints.
+func times(line string) (begin, answered time.Time, err error) {
+	first, second, _ := strings.Cut(strings.TrimSpace(line), " ")
+	a, err := strconv.ParseInt(first, 10, 64)
+	if err == nil {
+		var b int64
+		b, err = strconv.ParseInt(second, 10, 64)
+		return time.Unix(0, a), time.Unix(0, b), err
+	}
+	return time.Time{}, time.Time{}, fmt.Errorf("netload says %q: %w", line, err)
+}
+
+// rounds is how often what is interleaved is repeated.
+func rounds(t *testing.T, usual int) int {
+	t.Helper()
+	v := os.Getenv("WEFT_BENCH_ROUNDS")
+	if v == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
