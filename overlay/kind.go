@@ -27,6 +27,7 @@ type Kernel interface {
 	FDB(link string) ([]kernel.FDBEntry, error)
 	Neighbors(link string) ([]kernel.Neighbor, error)
 	ApplyForwarding(c kernel.ForwardingChanges) error
+	Announce(list []kernel.Neighbor) error
 	RouteTo(to netip.Addr) (kernel.Path, error)
 }
 

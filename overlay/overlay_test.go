@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -220,7 +221,13 @@ func TestLife(t *testing.T) {
 	b.until("a's container", b.programs("neigh 10.60.0.5", ep.MAC))
 	b.until("a's tunnel end", b.programs("fdb "+ep.MAC, "dst 192.0.2.1"))
 	b.until("a's own address", b.programs("neigh 10.60.0.201"))
+	b.until("who waits for a's container is told", func() bool {
+		return slices.ContainsFunc(b.kernel.Announced(), func(n kernel.Neighbor) bool { return n.IP.String() == "10.60.0.5" && n.MAC.String() == ep.MAC })
+	})
 	a.until("b's container", a.programs("neigh 10.60.0.6"))
+	if slices.ContainsFunc(a.kernel.Announced(), func(n kernel.Neighbor) bool { return n.IP.String() == "10.60.0.5" }) {
+		t.Fatal("a's container heard of its own address")
+	}
 	a.until("its own container is not asked for through the tunnel", a.programs("neigh 10.60.0.5"))
 	a.must(a.Leave(t.Context(), id("a"), id("c")))
 	b.until("it left", not(b.programs("neigh 10.60.0.5")))

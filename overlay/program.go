@@ -168,7 +168,30 @@ func (k *Kind) program(uuid string, whole bool) error {
 		return err
 	}
 	t.programmed = &want
+	k.announce(arrived(want, changes.Add.Neighbors))
 	return nil
+}
+
+// arrived are the neighbours that came on other hosts. A container here must not hear of
+// its own address: while it looks for duplicates, it would take that for one.
+func arrived(want kernel.Forwarding, came []kernel.Neighbor) []kernel.Neighbor {
+	remote := make(map[kernel.MAC]bool)
+	for _, e := range want.FDB {
+		remote[e.MAC] = true
+	}
+	return slices.DeleteFunc(slices.Clone(came), func(n kernel.Neighbor) bool { return !remote[n.MAC] })
+}
+
+// announce tells the containers here of addresses that came. Many at once are those of
+// a host or a network that was away, and nobody waits for each of them.
+func (k *Kind) announce(came []kernel.Neighbor) {
+	const most = 64
+	if len(came) > most {
+		return
+	}
+	if err := k.cfg.Kernel.Announce(came); err != nil {
+		k.log.Debug("tell containers of new addresses", "err", err)
+	}
 }
 
 // entries asks the kernel.

@@ -10,6 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Announce tells the containers on a bridge who has these addresses: one that asked
+// before the address was known would ask again after a second only. Ports that suppress
+// neighbours, tunnels among them, do not carry it on. It goes on after errors and
+// returns all of them; a bridge that is down is none.
+func (h *Host) Announce(list []Neighbor) error {
+	var errs []error
+	for _, n := range list {
+		index, err := h.indexOf(n.Link)
+		if err == nil {
+			err = announce(index, n.MAC[:], []netip.Prefix{netip.PrefixFrom(n.IP, n.IP.BitLen())})
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
 // announce tells the neighbours of a new interface who has its addresses: a
 // gratuitous ARP request (RFC 5227) for IPv4 and an unsolicited neighbour
 // advertisement (RFC 9131) for IPv6, one frame each, from the calling thread's

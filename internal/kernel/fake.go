@@ -25,6 +25,7 @@ type Fake struct {
 	failure   error
 	deletions int
 	udp       map[uint16]bool // ports that a foreign process holds
+	announced []Neighbor
 }
 
 type fakeLink struct {

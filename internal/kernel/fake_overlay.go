@@ -254,3 +254,18 @@ func (l *fakeLink) dumpOverlay(b *strings.Builder) {
 		b.WriteString("\n  " + line)
 	}
 }
+
+// Announce is noted, for [Fake.Announced].
+func (f *Fake) Announce(list []Neighbor) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.announced = append(f.announced, list...)
+	return f.failure
+}
+
+// Announced is what Announce was told, in order.
+func (f *Fake) Announced() []Neighbor {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.announced)
+}

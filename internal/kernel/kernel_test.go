@@ -326,6 +326,39 @@ func TestAttachDown(t *testing.T) {
 	}
 }
 
+// TestAnnounce: who waits for an address on a bridge has it when it is announced, and
+// need not ask again.
+func TestAnnounce(t *testing.T) {
+	host := inNamespace(t)
+	ns := sandbox(t)
+	if _, err := host.EnsureBridge(kernel.Bridge{Name: "wf-1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	veth := kernel.Veth{Host: "wv-1", Bridge: "wf-1"}
+	if _, err := host.Attach(kernel.Attachment{Veth: veth, Sandbox: ns, Prefix: "weft", Addrs: prefixes("10.9.0.2/24")}); err != nil {
+		t.Fatal(err)
+	}
+	until := func(what string, ok func() bool) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); !ok(); {
+			if time.Now().After(end) {
+				t.Fatalf("not in time: %s\n%s", what, inSandbox(t, ns, "neigh", "show"))
+			}
+		}
+	}
+	// An entry that nobody resolves any more: only the announcement can fill it.
+	inSandbox(t, ns, "neigh", "add", "10.9.0.7", "lladdr", "02:00:00:00:00:99", "dev", "weft0", "nud", "stale")
+	until("the announcement", func() bool {
+		if err := host.Announce([]kernel.Neighbor{{Link: "wf-1", IP: addr("10.9.0.7"), MAC: station(7)}}); err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(inSandbox(t, ns, "neigh", "show", "10.9.0.7"), station(7).String())
+	})
+	if err := host.Announce([]kernel.Neighbor{{Link: "wf-none", IP: addr("10.9.0.7"), MAC: station(7)}}); !errors.Is(err, kernel.ErrNotFound) {
+		t.Errorf("a bridge that is not there: %v", err)
+	}
+}
+
 // TestPortFlags looks at isolation and hairpin.
 func TestPortFlags(t *testing.T) {
 	host := inNamespace(t)
