@@ -24,7 +24,7 @@ func (k *Kind) Join(ctx context.Context, n driver.Network, ep driver.Endpoint) (
 func (k *Kind) takePart(ctx context.Context, n driver.Network) error {
 	t := k.attend(n)
 	defer t.lock()()
-	if t.up {
+	if t.up.Load() {
 		return nil
 	}
 	own, err := k.cfg.Addresses.TakeHostAddresses(ctx, n.ID)

@@ -212,7 +212,7 @@ func (k *Kind) ensureTunnel(n driver.Network, t *tunnel, own []netip.Prefix) err
 		return err
 	}
 	k.publishOwn(n, own, b)
-	t.up = true
+	t.up.Store(true)
 	k.Changed(n.Shared.UUID)
 	return nil
 }
@@ -252,12 +252,20 @@ func (k *Kind) RemoveNetwork(ctx context.Context, n driver.Network) error {
 	)
 }
 
+// isUp reports whether this process made or found the network's devices.
+func (k *Kind) isUp(n driver.Network) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	t := k.tunnels[n.Shared.UUID]
+	return t != nil && t.up.Load()
+}
+
 // Check compares bridge, tunnel and ports with the kernel. Entries are compared when
 // the network is ensured.
 func (k *Kind) Check(a driver.Actual, n driver.Network, eps []driver.Endpoint) []string {
 	own := k.cfg.Addresses.HostAddresses(n.ID)
-	if len(own) == 0 {
-		return nil // this host does not take part yet
+	if len(own) == 0 || !k.isUp(n) {
+		return nil // this host does not take part yet, or begins to
 	}
 	br, ok := a.Links[n.Device]
 	if !ok {

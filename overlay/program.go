@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/weft-net/weft/driver"
@@ -19,8 +20,8 @@ const again = time.Second
 type tunnel struct {
 	mu  sync.Mutex // one change of it at a time
 	net driver.Network
-	// up says that bridge and device are there.
-	up bool
+	// up says that bridge and device were made; reconcile reads it without the lock.
+	up atomic.Bool
 	// programmed is what the kernel has, nil if it has to be asked.
 	programmed *kernel.Forwarding
 }
@@ -58,7 +59,7 @@ func (k *Kind) forsake(uuid string) {
 	k.mu.Unlock()
 	if t != nil {
 		defer t.lock()()
-		t.up = false
+		t.up.Store(false)
 	}
 	k.cfg.Directory.Forsake(uuid)
 }
@@ -145,7 +146,7 @@ func (k *Kind) program(uuid string, whole bool) error {
 		return nil
 	}
 	defer t.lock()()
-	if !t.up || !k.cfg.Directory.Follows(uuid) {
+	if !t.up.Load() || !k.cfg.Directory.Follows(uuid) {
 		return nil
 	}
 	if whole || t.programmed == nil {
