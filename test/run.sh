@@ -77,7 +77,8 @@ else
 	step plugin make -s plugin
 	step arm64 env GOARCH=arm64 CGO_ENABLED=0 go build -o build/weft-arm64 ./cmd/weft
 	step lint lint
-	step unit unit -race
+	step unit unit -race -skip '^TestModel' # the model is one goroutine
+	step model go test -count=1 -timeout 8m ./ipam -run '^TestModel'
 	step fuzz fuzz
 	step roots made
 	step lab go test -count=1 -timeout 6m ./test/lab/...
