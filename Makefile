@@ -54,6 +54,10 @@ test: ## everything: linter, unit, kernel, fuzz and end-to-end tests
 test-fast: ## linter and the tests that need no engine, in under a minute
 	test/run.sh fast
 
+.PHONY: test-overlay
+test-overlay: ## the end-to-end tests of overlays, which make test leaves out
+	test/run.sh overlay
+
 .PHONY: bench-run
 bench-run: plugin ## network share of `docker run` against the built-in bridge
 	go test -tags bench ./test/bench -run TestNetworkShare -count=1 -v -timeout 40m
