@@ -47,7 +47,7 @@ lab-clean: ## remove all test hosts
 	go run ./test/lab/weftlab clean
 
 .PHONY: test
-test: ## everything: linter, unit, kernel, fuzz and end-to-end tests
+test: ## linter, unit, kernel, fuzz and end-to-end tests (overlays: test-overlay)
 	test/run.sh all
 
 .PHONY: test-fast
