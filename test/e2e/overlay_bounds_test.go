@@ -38,7 +38,7 @@ func TestOverlayRefusals(t *testing.T) {
 		{[]string{"1451", "leaves 1450 bytes", "at most 1450"}, with("-o", "com.docker.network.driver.mtu=1451")},
 		{[]string{"WireGuard"}, with("-o", "encrypted")},
 		{[]string{"domain=host", "collide"}, with("--ipam-opt", "domain=host")},
-		{[]string{"--ipam-driver", "collide"}, []string{"network", "create", "-d", plugin, "-o", "mode=overlay", "two"}},
+		{[]string{"--ipam-driver", "collide"}, []string{"network", "create", "-d", plugin, "-o", "mode=overlay", "--subnet", "10.65.0.0/24", "two"}},
 		{[]string{"vxlanid_lsit", "vxlanid_list"}, with("-o", "com.docker.network.driver.overlay.vxlanid_lsit=5", "-o", "vxlanid_lsit=5")},
 	} {
 		s.refuse(r.words, r.args...)
