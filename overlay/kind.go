@@ -28,7 +28,6 @@ type Kernel interface {
 	Neighbors(link string) ([]kernel.Neighbor, error)
 	ApplyForwarding(c kernel.ForwardingChanges) error
 	Announce(list []kernel.Neighbor) error
-	RouteTo(to netip.Addr) (kernel.Path, error)
 }
 
 // Firewall is what overlay networks tell the firewall.

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"encoding/json"
-	"fmt"
 	"net/netip"
 	"slices"
 
@@ -84,22 +83,7 @@ func encode(v any) []byte {
 }
 
 // decode reads a record of any of the types above; an absent one is the zero value.
-func decode[T any](kv store.KV) (T, error) {
-	var v T
-	if kv.Rev == 0 {
-		return v, nil
-	}
-	err := ownership.CheckVersion(kv.Value, recordVersion)
-	if err == nil {
-		if err = json.Unmarshal(kv.Value, &v); err != nil {
-			err = fmt.Errorf("%w: %w", ownership.ErrDamaged, err)
-		}
-	}
-	if err != nil {
-		return v, fmt.Errorf("%s: %w", kv.Key, err)
-	}
-	return v, nil
-}
+func decode[T any](kv store.KV) (T, error) { return ownership.DecodeRecord[T](kv, recordVersion) }
 
 // Identity is who this host is and what it last knew of its store. The journal
 // keeps it.

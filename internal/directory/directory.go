@@ -5,7 +5,6 @@ import (
 	"context"
 	"log/slog"
 	"maps"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -74,8 +73,6 @@ type attended struct {
 	seen   map[string]store.KV // all, by key
 	synced bool
 	stop   context.CancelFunc // of the watch; nil while there is none
-	// flushed is closed and made anew whenever the store learned everything.
-	flushed chan struct{}
 }
 
 // New returns a directory that knows nothing yet; call Run.
@@ -289,13 +286,6 @@ func (d *Directory) Endpoints(uuid string) []Endpoint {
 	}
 	slices.SortFunc(out, func(a, b Endpoint) int { return cmp.Or(cmp.Compare(a.Rev, b.Rev), cmp.Compare(a.ID, b.ID)) })
 	return out
-}
-
-// VTEP returns where a host is reached; the zero address if that is not known.
-func (d *Directory) VTEP(h ownership.Host) netip.Addr {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.hosts[h].Address
 }
 
 func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -20,7 +20,7 @@ func (d *Directory) Attend(n Network) {
 	d.mu.Lock()
 	a := d.attended[n.UUID]
 	if a == nil {
-		a = &attended{want: map[string]Endpoint{}, seen: map[string]store.KV{}, flushed: make(chan struct{})}
+		a = &attended{want: map[string]Endpoint{}, seen: map[string]store.KV{}}
 		d.attended[n.UUID] = a
 	}
 	a.net = n
@@ -63,17 +63,6 @@ func (d *Directory) Withdraw(uuid, id string) {
 	}
 	d.mu.Unlock()
 	d.Poke()
-}
-
-// Settled returns a channel that is closed as soon as the store knows everything that
-// was published of a network before; nil for one that is not attended.
-func (d *Directory) Settled(uuid string) <-chan struct{} {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if a := d.attended[uuid]; a != nil {
-		return a.flushed
-	}
-	return nil
 }
 
 // settle tells the store of this host's endpoints and networks.
@@ -197,7 +186,6 @@ func (d *Directory) tell(ctx context.Context, uuid string, a *attended) error {
 			have[key] = kv
 		}
 	}
-	flushed := a.flushed
 	d.mu.Unlock()
 	for _, txn := range difference(me, uuid, want, have, batch) {
 		res, err := d.cfg.Cluster.Change(ctx, txn)
@@ -217,12 +205,6 @@ func (d *Directory) tell(ctx context.Context, uuid string, a *attended) error {
 			}
 		}
 		d.mu.Unlock()
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if a.flushed == flushed && maps.EqualFunc(want, a.want, func(x, y Endpoint) bool { return string(versioned(x)) == string(versioned(y)) }) {
-		close(a.flushed)
-		a.flushed = make(chan struct{})
 	}
 	return nil
 }

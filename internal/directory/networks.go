@@ -180,11 +180,6 @@ func (d *Directory) modify(ctx context.Context, uuid string, next func(kv, named
 		if res.OK {
 			return nil
 		}
-		for _, at := range res.Now {
-			if p, err := decode[pointer](at); err == nil && at.Key == nameKey(n.Name) && named.Rev == 0 && p.UUID != uuid {
-				return fmt.Errorf("%w: %q", ErrName, n.Name)
-			}
-		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", ErrNoStore, ctx.Err())

@@ -120,22 +120,7 @@ func versioned[T any](v T) []byte {
 }
 
 // decode reads a record; an absent one is the zero value.
-func decode[T any](kv store.KV) (T, error) {
-	var v T
-	if kv.Rev == 0 {
-		return v, nil
-	}
-	err := ownership.CheckVersion(kv.Value, recordVersion)
-	if err == nil {
-		if err = json.Unmarshal(kv.Value, &v); err != nil {
-			err = fmt.Errorf("%w: %w", ownership.ErrDamaged, err)
-		}
-	}
-	if err != nil {
-		return v, fmt.Errorf("%s: %w", kv.Key, err)
-	}
-	return v, nil
-}
+func decode[T any](kv store.KV) (T, error) { return ownership.DecodeRecord[T](kv, recordVersion) }
 
 // pointer is the record of a name or a number.
 type pointer struct {

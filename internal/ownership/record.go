@@ -8,6 +8,8 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+
+	"github.com/weft-net/weft/internal/store"
 )
 
 // recordVersion is the version of the records that this package writes.
@@ -33,6 +35,25 @@ func CheckVersion(record []byte, known int) error {
 		return fmt.Errorf("%w (it has version %d, this weft knows %d)", ErrNewer, head.Version, known)
 	}
 	return nil
+}
+
+// DecodeRecord reads any record of the store that is JSON with a version; an absent one
+// is the zero value. [CheckVersion] says what its errors are.
+func DecodeRecord[T any](kv store.KV, known int) (T, error) {
+	var v T
+	if kv.Rev == 0 {
+		return v, nil
+	}
+	err := CheckVersion(kv.Value, known)
+	if err == nil {
+		if err = json.Unmarshal(kv.Value, &v); err != nil {
+			err = fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+	}
+	if err != nil {
+		return v, fmt.Errorf("%s: %w", kv.Key, err)
+	}
+	return v, nil
 }
 
 // Host is the id of a host.
