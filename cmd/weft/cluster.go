@@ -142,7 +142,7 @@ func (h *house) storeStatus(context.Context) (admin.StoreStatus, error) {
 	}
 	st, v := h.store.Status(), h.cluster.Verdict()
 	out := admin.StoreStatus{
-		Endpoints: st.Endpoints, Up: st.Up, Why: st.Why, Since: st.Since, Revision: st.Rev,
+		Endpoints: st.Endpoints, Prefix: st.Prefix, Up: st.Up, Why: st.Why, Since: st.Since, Revision: st.Rev,
 		Cluster: h.cluster.UUID(), HostID: string(h.cluster.Me()), Standing: string(v.Standing), Reason: v.Why,
 	}
 	if err := h.cluster.Problem(); err != nil {

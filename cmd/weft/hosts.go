@@ -85,6 +85,7 @@ func printStore(w io.Writer, s admin.StoreStatus) {
 		state = "down: " + s.Why
 	}
 	fmt.Fprintf(w, "Endpoints:\t%s\n", strings.Join(s.Endpoints, ", "))
+	fmt.Fprintf(w, "Keys:\t%s*\n", s.Prefix)
 	fmt.Fprintf(w, "Store:\t%s since %s\n", state, s.Since.Format(time.RFC3339))
 	fmt.Fprintf(w, "Cluster:\t%s\n", s.Cluster)
 	fmt.Fprintf(w, "This host:\t%s (%s)\n", s.HostID, s.Standing)

@@ -164,6 +164,8 @@ type Address struct {
 // StoreStatus is the store as this host sees it.
 type StoreStatus struct {
 	Endpoints []string `json:"endpoints"`
+	// Prefix is what all keys of the cluster begin with.
+	Prefix string `json:"prefix"`
 	// Up says that it answers; Why not, and Since when.
 	Up       bool      `json:"up"`
 	Why      string    `json:"why,omitempty"`

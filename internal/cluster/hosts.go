@@ -85,15 +85,31 @@ func (c *Cluster) forgotten() []HostView {
 	return out
 }
 
-// Name returns a host's name for people.
+// Name returns a host's name for people, with the beginning of its id if another host
+// has the same name: a host that came back as a new one, or two that were named alike.
 func (c *Cluster) Name(id ownership.Host) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	self, err := decode[Self](c.selves[prefixSelf+string(id)])
+	name := c.named(string(id))
+	if name == "" {
+		return string(id)
+	}
+	for key := range c.selves {
+		if other := strings.TrimPrefix(key, prefixSelf); other != string(id) && c.named(other) == name {
+			return fmt.Sprintf("%s (%.8s)", name, id)
+		}
+	}
+	return name
+}
+
+// named is a host's own name for itself, or the one this host remembers. The caller
+// holds mu.
+func (c *Cluster) named(id string) string {
+	self, err := decode[Self](c.selves[prefixSelf+id])
 	if err != nil {
 		self = Self{}
 	}
-	return cmp.Or(self.Name, c.id.Names[id], string(id))
+	return cmp.Or(self.Name, c.id.Names[ownership.Host(id)])
 }
 
 // Connected reports whether a host's lease lived when the store was last seen.

@@ -18,8 +18,9 @@ const (
 	defaultPrefix = "weft/"
 )
 
-// Config says which store, and as whom. Files are read once, by [Open]: for new
-// certificates open the store anew.
+// Config says which store, and as whom. Files are read for every connection that is
+// made: one that cannot be used is a store that is down until it can, and a renewed
+// certificate is taken with the next connection.
 type Config struct {
 	// Endpoints is the text of WEFT_STORE: "etcd://h1:2379,h2:2379", with port 2379
 	// where none is given, IPv6 addresses in brackets, and if wanted "/prefix" at the
@@ -41,7 +42,7 @@ type Config struct {
 type target struct {
 	endpoints []string // host:port
 	prefix    string   // ends with a slash
-	tls       *tls.Config
+	secure    bool     // TLS
 }
 
 func (c Config) parse() (target, error) {
@@ -71,8 +72,11 @@ func (c Config) parse() (target, error) {
 	if (c.User == "") != (c.Password == "") {
 		return target{}, fmt.Errorf("%w: WEFT_STORE_USER and WEFT_STORE_PASSWORD go together, and one of them is empty", ErrConfig)
 	}
-	t.tls, err = c.tls(scheme == "etcds")
-	return t, err
+	if (c.Cert == "") != (c.Key == "") {
+		return target{}, fmt.Errorf("%w: WEFT_STORE_CERT and WEFT_STORE_KEY go together, and one of them is empty", ErrConfig)
+	}
+	t.secure = scheme == "etcds" || c.CA != "" || c.Cert != ""
+	return t, nil
 }
 
 // parseEndpoint reads host, host:port, [v6] or [v6]:port.
@@ -132,29 +136,37 @@ func parsePrefix(text string) (string, error) {
 	return text + "/", nil
 }
 
-// tls returns nil for a connection in the clear.
-func (c Config) tls(wanted bool) (*tls.Config, error) {
-	if !wanted && c.CA == "" && c.Cert == "" && c.Key == "" {
-		return nil, nil
-	}
-	if (c.Cert == "") != (c.Key == "") {
-		return nil, fmt.Errorf("%w: WEFT_STORE_CERT and WEFT_STORE_KEY go together, and one of them is empty", ErrConfig)
-	}
+// A fileError is a file of the settings that cannot be used.
+type fileError struct {
+	setting string // which
+	err     error
+}
+
+// Error names the setting, the file and what to do.
+func (e fileError) Error() string {
+	return fmt.Sprintf("%s: %v: correct the file, it is read again, or the setting", e.setting, e.err)
+}
+
+// Unwrap returns the cause.
+func (e fileError) Unwrap() error { return e.err }
+
+// tls reads the files as they are now. Its errors are of type fileError.
+func (c Config) tls() (*tls.Config, error) {
 	t := &tls.Config{MinVersion: tls.VersionTLS12}
 	if c.CA != "" {
 		pem, err := os.ReadFile(c.CA)
 		if err != nil {
-			return nil, fmt.Errorf("%w: WEFT_STORE_CA: %w", ErrConfig, err)
+			return nil, fileError{"WEFT_STORE_CA", err}
 		}
 		t.RootCAs = x509.NewCertPool()
 		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%w: WEFT_STORE_CA: %s has no certificate in PEM form", ErrConfig, c.CA)
+			return nil, fileError{"WEFT_STORE_CA", fmt.Errorf("%s has no certificate in PEM form", c.CA)}
 		}
 	}
 	if c.Cert != "" {
 		pair, err := tls.LoadX509KeyPair(c.Cert, c.Key)
 		if err != nil {
-			return nil, fmt.Errorf("%w: WEFT_STORE_CERT %s with WEFT_STORE_KEY %s: %w", ErrConfig, c.Cert, c.Key, err)
+			return nil, fileError{fmt.Sprintf("WEFT_STORE_CERT %s with WEFT_STORE_KEY %s", c.Cert, c.Key), err}
 		}
 		t.Certificates = []tls.Certificate{pair}
 	}

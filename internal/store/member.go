@@ -21,7 +21,9 @@ import (
 // A member is one endpoint. It has a connection only while it is in use or tried.
 type member struct {
 	endpoint string
-	config   clientv3.Config
+	config   clientv3.Config // without TLS
+	// tls reads the certificates, nil for a connection in the clear.
+	tls func() (*tls.Config, error)
 
 	mu     sync.Mutex
 	cli    *clientv3.Client
@@ -60,7 +62,7 @@ func (m *member) client(ctx context.Context) (*clientv3.Client, error) {
 }
 
 func (m *member) dial(dialed chan struct{}) {
-	cli, err := clientv3.New(m.config)
+	cli, err := m.connect()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err == nil && !m.wanted {
@@ -69,6 +71,17 @@ func (m *member) dial(dialed chan struct{}) {
 	}
 	m.cli, m.err, m.born, m.dialed = cli, err, time.Now(), nil
 	close(dialed)
+}
+
+func (m *member) connect() (*clientv3.Client, error) {
+	cfg := m.config
+	if m.tls != nil {
+		var err error
+		if cfg.TLS, err = m.tls(); err != nil {
+			return nil, err
+		}
+	}
+	return clientv3.New(cfg)
 }
 
 // drop closes the connection if it is older than age.
@@ -97,10 +110,14 @@ func (m *member) forget(cli *clientv3.Client) {
 // refused asks a member that broke a TLS connection why: its alert about our
 // certificate comes after the handshake, where gRPC often reads it too late.
 func (m *member) refused(ctx context.Context, err error) error {
-	if m.config.TLS == nil || status.Code(err) != codes.Unavailable || strings.Contains(err.Error(), "tls: ") {
+	if m.tls == nil || status.Code(err) != codes.Unavailable || strings.Contains(err.Error(), "tls: ") {
 		return nil
 	}
-	conn, err := (&tls.Dialer{Config: m.config.TLS}).DialContext(ctx, "tcp", m.endpoint)
+	secure, err := m.tls()
+	if err != nil {
+		return nil // the next connection says so
+	}
+	conn, err := (&tls.Dialer{Config: secure}).DialContext(ctx, "tcp", m.endpoint)
 	if err != nil {
 		return nil // gRPC has said this already
 	}
@@ -152,13 +169,12 @@ func (s *session) leave(grace time.Duration) {
 // each request is sent once at most, and no log of its own.
 func clientConfig(ctx context.Context, cfg Config, t target, endpoint string) clientv3.Config {
 	url := "http://" + endpoint
-	if t.tls != nil {
+	if t.secure {
 		url = "https://" + endpoint
 	}
 	return clientv3.Config{
 		Endpoints:       []string{url},
 		Context:         ctx,
-		TLS:             t.tls,
 		Username:        cfg.User,
 		Password:        cfg.Password,
 		DialTimeout:     loginTimeout,

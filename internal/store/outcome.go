@@ -208,6 +208,9 @@ func explain(err error) explanation {
 	if errors.Is(err, errAbandoned) || errors.Is(err, ErrClosed) {
 		return explanation{text: err.Error()}
 	}
+	if bad, ok := errors.AsType[fileError](err); ok {
+		return explanation{text: bad.Error()}
+	}
 	for _, known := range phrases() {
 		if strings.Contains(message(err), known.says) {
 			return explanation{known.means, known.class, text}

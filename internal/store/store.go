@@ -17,6 +17,7 @@ import (
 // Status is what is known without asking anybody.
 type Status struct {
 	Endpoints []string  // all of them, in the order of the setting
+	Prefix    string    // of all keys, with the slash at its end
 	Member    string    // the endpoint in use, "" while down
 	Up        bool      // whether a quorum answers
 	Why       string    // why it is down, in a user's words
@@ -73,7 +74,11 @@ func Open(cfg Config) (*Store, error) {
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	for _, i := range rand.Perm(len(t.endpoints)) { // so that hosts spread over the members
 		ep := t.endpoints[i]
-		s.members = append(s.members, &member{endpoint: ep, config: clientConfig(s.ctx, cfg, t, ep)})
+		m := &member{endpoint: ep, config: clientConfig(s.ctx, cfg, t, ep)}
+		if t.secure {
+			m.tls = cfg.tls
+		}
+		s.members = append(s.members, m)
 	}
 	go s.run()
 	return s, nil
@@ -100,7 +105,7 @@ func (s *Store) Status() Status {
 	st := s.state
 	s.mu.Unlock()
 	out := Status{
-		Endpoints: slices.Clone(s.endpoints), Up: st.session != nil, Since: st.since,
+		Endpoints: slices.Clone(s.endpoints), Prefix: s.prefix, Up: st.session != nil, Since: st.since,
 		Rev: s.rev.Load(), ClusterID: s.cluster.Load(),
 	}
 	switch {
