@@ -298,7 +298,9 @@ func TestClusterUnfinishedRemovalMakesANameAmbiguous(t *testing.T) {
 	a.start()
 	eventually(t, "a is back", func() bool { return a.cluster.Me() != old && a.cluster.Ready() == nil })
 	back := a.cluster.Me()
-	eventually(t, "b sees it", func() bool { return b.cluster.Connected(back) && strings.HasPrefix(b.cluster.Name(back), "a ("+string(back)[:8]) })
+	eventually(t, "b sees it", func() bool {
+		return b.cluster.Connected(back) && strings.HasPrefix(b.cluster.Name(back), "a ("+string(back)[:8])
+	})
 	sb.onCommit("own/", nil)
 	if err := b.remove("a"); !errors.Is(err, cluster.ErrAmbiguousHost) || !strings.Contains(err.Error(), string(old)) || !strings.Contains(err.Error(), string(back)) {
 		t.Fatal(err)
