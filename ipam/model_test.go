@@ -169,7 +169,7 @@ func playSchedule(t *rapid.T, c *tally) {
 }
 
 func newWorld(t *rapid.T, c *tally, d dice) *world {
-	w := &world{t: t, c: c, d: d, st: store.NewMemory(), recs: map[string]decoded{}, gone: map[ownership.Host]bool{}, by: map[ownership.Host]*mhost{}}
+	w := &world{t: t, c: c, d: d, st: store.NewMemory(), recs: map[string]decoded{}, parsed: map[string]any{}, gone: map[ownership.Host]bool{}, by: map[ownership.Host]*mhost{}}
 	w.defs = pickOf(&w.d, defSets)
 	w.lie = []int{4, 8, 16, 40}[w.d.n(4)]
 	w.themes = themes{restores: w.d.one(3), removals: w.d.one(2), disks: w.d.one(3), membership: w.d.one(3)}

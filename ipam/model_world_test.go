@@ -37,6 +37,7 @@ type world struct {
 	ids  int
 	// What was decoded lately.
 	recs     map[string]decoded
+	parsed   map[string]any // other records, by their text
 	recordOf string
 	recordIs cluster.Record
 }
@@ -215,20 +216,28 @@ func (w *world) record() cluster.Record {
 }
 
 func (w *world) self(id ownership.Host) cluster.Self {
-	var s cluster.Self
-	if kv := w.st.Get("self/" + string(id)); kv.Rev != 0 {
-		must(json.Unmarshal(kv.Value, &s))
-	}
-	return s
+	return parsed[cluster.Self](w, w.st.Get("self/"+string(id)))
 }
 
 func (w *world) pool(i int) (cluster.Pool, store.KV) {
-	var p cluster.Pool
 	kv := w.st.Get(cluster.PoolKey(w.defs[i].domain, w.defs[i].subnet))
-	if kv.Rev != 0 {
-		must(json.Unmarshal(kv.Value, &p))
+	return parsed[cluster.Pool](w, kv), kv
+}
+
+// parsed decodes a record once for each of its texts: the checks look at all of them
+// after every step.
+func parsed[T any](w *world, kv store.KV) T {
+	var v T
+	if kv.Rev == 0 {
+		return v
 	}
-	return p, kv
+	text := string(kv.Value)
+	if known, ok := w.parsed[text].(T); ok {
+		return known
+	}
+	must(json.Unmarshal(kv.Value, &v))
+	w.parsed[text] = v
+	return v
 }
 
 func must(err error) {

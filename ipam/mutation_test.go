@@ -122,7 +122,7 @@ func playMutant(t *testing.T, file, text string) ([]byte, error) {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-failfast", "-overlay", overlay, "-run", "^TestModel$/schedules/batch", ".",
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-vet=off", "-ldflags=-s -w", "-failfast", "-overlay", overlay, "-run", "^TestModel$/schedules/batch", ".",
 		"-rapid.checks=100", "-rapid.nofailfile", "-rapid.shrinktime=10ms")
 	return cmd.CombinedOutput()
 }

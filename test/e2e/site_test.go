@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"text/template"
 	"time"
 
 	"github.com/weft-net/weft/test/lab"
@@ -258,9 +260,23 @@ func (s *site) ip6(container, network string) string {
 	return s.inspect(container, fmt.Sprintf(`{{(index .NetworkSettings.Networks %q).GlobalIPv6Address}}`, network))
 }
 
-func (s *site) inspect(what, format string) string {
+// inspect is `docker inspect -f format` of a container. It asks the engine itself: the
+// tests do this all the time, and the command costs a tenth of a second.
+func (s *site) inspect(container, format string) string {
 	s.Helper()
-	return s.docker("inspect", "-f", format, what)
+	api := s.api()
+	defer api.CloseIdleConnections()
+	text, err := api.call(s.Context(), http.MethodGet, "/containers/"+container+"/json", nil)
+	s.must(err)
+	var doc any
+	values := json.NewDecoder(strings.NewReader(text))
+	values.UseNumber()
+	s.must(values.Decode(&doc))
+	shape, err := template.New(container).Option("missingkey=error").Parse(format)
+	s.must(err)
+	var out strings.Builder
+	s.must(shape.Execute(&out, doc))
+	return out.String()
 }
 
 // network creates a weft network; the engine's own IPAM chooses addresses
