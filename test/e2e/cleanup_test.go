@@ -15,8 +15,8 @@ import (
 	"github.com/weft-net/weft/test/lab"
 )
 
-// storm is how many containers come and go, stormAtOnce how many at a time, and
-// smallStorm how many on the engines that have one storm only.
+// storm is how many containers come and go, stormAtOnce how many at a time. Each engine
+// has one great storm or a small one: these stories fill the machine.
 const storm, stormAtOnce, smallStorm = 300, 16, 96
 
 // TestCleanup looks at what is left of many containers when all are gone. It
@@ -38,50 +38,62 @@ func TestCleanup(t *testing.T) {
 			s.comesBack("weft", func() error { _, err := s.Run(s.Context(), "weft", "status"); return err })
 			s.forgotten()
 		})
-		main, size := s.engine == lab.DefaultEngine, smallStorm
-		if main {
-			size = storm
-			s.step("storm", func(s *site) {
-				s.stormNetworks()
-				begin := time.Now()
-				if failed := s.storm(storm, func(int) {}); len(failed) > 0 {
-					s.Errorf("%d of %d containers failed, the first: %v", len(failed), storm, failed[0])
-				}
-				s.Logf("%d containers came and went in %v", storm, time.Since(begin).Round(time.Millisecond))
-				s.forgottenEndpoints()
-				s.stormOver(before)
-			})
-		}
-		s.step("plugin killed in a storm", func(s *site) {
-			s.stormNetworks()
-			kill := s.at(size/2, func() error { return s.KillPlugin(s.Context()) })
-			failed := s.storm(size, kill)
-			s.Logf("%d containers of %d failed while the plugin was dead", len(failed), size)
-			// Those that meet the dead plugin: not many more than run at once.
-			if len(failed) > 2*stormAtOnce {
-				s.Errorf("most containers failed, the first: %v", failed[0])
-			}
-			s.stormOver(before)
-		})
-		if main {
-			s.step("engine killed in a storm", func(s *site) {
-				s.stormNetworks()
-				kill := s.at(16, func() error {
-					if err := s.KillEngine(s.Context()); err != nil {
-						return err
-					}
-					_, err := s.StartEngine(s.Context())
-					return err
-				})
-				failed := s.storm(48, kill)
-				s.Logf("%d containers of 48 failed while the engine was dead", len(failed))
-				// The engine makes its own chains again, in another order.
-				s.endStorm()
-				s.eventually("the host as before", func() error { return same(sorted(before), sorted(s.hostState())) })
-				s.forgotten()
-			})
+		switch {
+		case s.engine == lab.DefaultEngine:
+			s.step("storm", func(s *site) { s.wholeStorm(before, storm) })
+			s.step("engine killed in a storm", func(s *site) { s.engineKilledInStorm(before, 3*stormAtOnce) })
+		case s.atLeast(26):
+			s.step("plugin killed in a storm", func(s *site) { s.killedInStorm(before, storm) })
+		default:
+			s.step("plugin killed in a storm", func(s *site) { s.killedInStorm(before, smallStorm) })
 		}
 	})
+}
+
+// wholeStorm lets containers come and go, and none may fail.
+func (s *site) wholeStorm(before string, size int) {
+	s.Helper()
+	s.stormNetworks()
+	begin := time.Now()
+	if failed := s.storm(size, func(int) {}); len(failed) > 0 {
+		s.Errorf("%d of %d containers failed, the first: %v", len(failed), size, failed[0])
+	}
+	s.Logf("%d containers came and went in %v", size, time.Since(begin).Round(time.Millisecond))
+	s.forgottenEndpoints()
+	s.stormOver(before)
+}
+
+// engineKilledInStorm kills the engine when a third of the containers have come and gone.
+func (s *site) engineKilledInStorm(before string, size int) {
+	s.Helper()
+	s.stormNetworks()
+	kill := s.at(size/3, func() error {
+		if err := s.KillEngine(s.Context()); err != nil {
+			return err
+		}
+		_, err := s.StartEngine(s.Context())
+		return err
+	})
+	failed := s.storm(size, kill)
+	s.Logf("%d containers of %d failed while the engine was dead", len(failed), size)
+	// The engine makes its own chains again, in another order.
+	s.endStorm()
+	s.eventually("the host as before", func() error { return same(sorted(before), sorted(s.hostState())) })
+	s.forgotten()
+}
+
+// killedInStorm kills the plugin when half of the containers have come and gone.
+func (s *site) killedInStorm(before string, size int) {
+	s.Helper()
+	s.stormNetworks()
+	kill := s.at(size/2, func() error { return s.KillPlugin(s.Context()) })
+	failed := s.storm(size, kill)
+	s.Logf("%d containers of %d failed while the plugin was dead", len(failed), size)
+	// Those that meet the dead plugin: not many more than run at once.
+	if len(failed) > 2*stormAtOnce {
+		s.Errorf("most containers failed, the first: %v", failed[0])
+	}
+	s.stormOver(before)
 }
 
 // clean makes sure that the host is as before and weft remembers nothing.
