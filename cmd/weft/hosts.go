@@ -16,12 +16,13 @@ import (
 
 func hostCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "host", Short: "List and remove the hosts of the cluster"}
-	cmd.AddCommand(hostListCommand(), hostRemoveCommand())
+	cmd.AddCommand(hostListCommand("ls"), hostRemoveCommand())
 	return cmd
 }
 
-func hostListCommand() *cobra.Command {
-	return show("ls", "List the hosts of the cluster", (*admin.Client).Hosts, func(w io.Writer, list []cluster.HostView) {
+// hostListCommand is `weft hosts`, and `weft host ls` beside `weft host rm`.
+func hostListCommand(use string) *cobra.Command {
+	return show(use, "List the hosts of the cluster", (*admin.Client).Hosts, func(w io.Writer, list []cluster.HostView) {
 		fmt.Fprintln(w, "NAME\tADDRESS\tSTATE\tID")
 		for _, h := range list {
 			address := "-"
