@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/weft-net/weft/driver"
 	"github.com/weft-net/weft/driver/bridged"
@@ -96,7 +97,10 @@ type Kind struct {
 	// tunnels are the networks that this host programs, by UUID.
 	tunnels map[string]*tunnel
 	dirty   map[string]bool // networks to be programmed, by UUID
-	at      netip.Addr      // the underlay address that was seen last
+	// underlay is the address that was seen last; own are those of the links, as of ownSeen.
+	underlay netip.Addr
+	own      map[netip.Addr]bool
+	ownSeen  time.Time
 }
 
 var (

@@ -333,11 +333,42 @@ func TestUnderlayMoves(t *testing.T) {
 	ep := a.container("c", "a", "10.60.0.5/24")
 	b.container("d", "b", "10.60.0.6/24")
 	b.until("a's", b.programs("fdb "+ep.MAC, "dst 192.0.2.1"))
-	a.mu.Lock()
-	a.underlay = netip.MustParseAddr("192.0.2.77")
-	a.mu.Unlock()
+	a.moveTo("192.0.2.77")
 	b.until("a's new address", b.programs("fdb "+ep.MAC, "dst 192.0.2.77"))
 	a.until("a's own device", a.programs("wx-", "192.0.2.77"))
+}
+
+// TestClash: nothing is sent to a peer that is said to be where this host is, the others
+// go on, and all is well when the peer has an address of its own, or this host has not.
+func TestClash(t *testing.T) {
+	_, a, b := two(t)
+	c := newHost(t, 3, a.store.(*store.Fake).Peer())
+	c.ready()
+	c.must(c.CreateNetwork(t.Context(), network("e")))
+	a.container("c", "a", "10.60.0.5/24")
+	theirs := b.container("d", "b", "10.60.0.6/24")
+	c.container("f", "e", "10.60.0.9/24")
+	a.until("b's", a.programs("fdb "+theirs.MAC, "dst 192.0.2.2"))
+	b.moveTo("192.0.2.1")
+	a.until("b is where a is", not(a.programs("fdb "+theirs.MAC)))
+	if a.programs("fdb", "dst 192.0.2.1")() {
+		t.Fatalf("a sends to itself:\n%s", a.kernel.Dump())
+	}
+	a.until("c's goes on", a.programs("fdb", "dst 192.0.2.3"))
+	c.until("and c sends there", c.programs("fdb "+theirs.MAC, "dst 192.0.2.1"))
+	b.moveTo("192.0.2.22")
+	a.until("b's is back", a.programs("fdb "+theirs.MAC, "dst 192.0.2.22"))
+	a.kernel.AddDevice(kernel.Link{Name: "eth1", Up: true, MTU: 1500}, netip.MustParsePrefix("192.0.2.22/32"))
+	a.until("a got that address too", not(a.programs("fdb", "dst 192.0.2.22")))
+	a.must(a.kernel.DeleteLink("eth1"))
+	a.until("and lost it", a.programs("fdb "+theirs.MAC, "dst 192.0.2.22"))
+}
+
+// moveTo gives the host another underlay address.
+func (h *host) moveTo(addr string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.underlay = netip.MustParseAddr(addr)
 }
 
 func TestRefusals(t *testing.T) {

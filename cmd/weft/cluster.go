@@ -122,13 +122,6 @@ func (h *house) addressOf(device string) netip.Addr {
 	return found
 }
 
-func (h *house) hosts(context.Context) ([]cluster.HostView, error) {
-	if h.cluster == nil {
-		return nil, errAlone
-	}
-	return h.cluster.Hosts(), nil
-}
-
 func (h *house) removeHost(ctx context.Context, req admin.HostRemoval) (cluster.HostView, error) {
 	if h.cluster == nil {
 		return cluster.HostView{}, errAlone
