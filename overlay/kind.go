@@ -48,6 +48,7 @@ type Directory interface {
 	Publish(uuid string, e directory.Endpoint)
 	Withdraw(uuid, id string)
 	Follows(uuid string) bool
+	Remembered(uuid string) []netip.Addr
 	Endpoints(uuid string) []directory.Endpoint
 }
 

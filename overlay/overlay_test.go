@@ -62,6 +62,7 @@ type host struct {
 	name      string
 	dir       string
 	store     cluster.Store
+	journal   *journal.Journal
 	kernel    *kernel.Fake
 	fw        *firewall.Fake
 	book      *book
@@ -75,13 +76,19 @@ type host struct {
 
 func newHost(t *testing.T, number int, s cluster.Store) *host {
 	t.Helper()
-	h := &host{T: t, name: fmt.Sprintf("h%d", number), dir: t.TempDir(), store: s, kernel: kernel.NewFake(), fw: &firewall.Fake{},
+	h := &host{T: t, name: fmt.Sprintf("h%d", number), dir: t.TempDir(), store: s, fw: &firewall.Fake{},
 		book: &book{number: number, taken: map[string]bool{}}, underlay: netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", number))}
-	h.kernel.AddDevice(kernel.Link{Name: "eth0", Up: true, MTU: 1500}, netip.PrefixFrom(h.underlay, 24))
-	h.kernel.AddRoute(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("192.0.2.254"), "eth0")
+	h.boot()
 	h.start()
 	t.Cleanup(func() { h.stop() })
 	return h
+}
+
+// boot begins with a kernel that has the host's own device and nothing else.
+func (h *host) boot() {
+	h.kernel = kernel.NewFake()
+	h.kernel.AddDevice(kernel.Link{Name: "eth0", Up: true, MTU: 1500}, netip.PrefixFrom(h.at(), 24))
+	h.kernel.AddRoute(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("192.0.2.254"), "eth0")
 }
 
 func (h *host) at() netip.Addr {
@@ -95,13 +102,14 @@ func (h *host) start() {
 	h.Helper()
 	j, err := journal.Open(filepath.Join(h.dir, "journal.db"))
 	h.must(err)
+	h.journal = j
 	id, _, err := cluster.LoadIdentity(j, cluster.Fingerprint{})
 	h.must(err)
 	h.cluster = cluster.New(cluster.Config{
 		Store: h.store, Journal: j, Identity: id, Name: h.name,
 		Describe: func() cluster.Host { return cluster.Host{Address: h.at()} }, OnChange: func() { h.directory.Poke() },
 	})
-	h.directory = directory.New(directory.Config{Cluster: h.cluster, OnChange: func(uuid string) { h.kind.Changed(uuid) }})
+	h.directory = directory.New(directory.Config{Cluster: h.cluster, Journal: j, OnChange: func(uuid string) { h.kind.Changed(uuid) }})
 	h.kind = overlay.New(overlay.Config{
 		Kernel: h.kernel, Firewall: h.fw, Ports: noPorts{}, Later: kernel.NewLater(h.kernel, 0, nil), Directory: h.directory, Addresses: h.book,
 		Me: h.cluster.Me, Underlay: h.at, Moved: h.cluster.Wake,

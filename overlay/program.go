@@ -138,7 +138,7 @@ func (k *Kind) takeDirty() []string {
 
 // program makes the kernel have a network's entries. whole asks the kernel what it
 // has; else what was programmed last counts. As long as the directory has not seen the
-// network, nothing is taken away.
+// network, nothing is taken away, and what it remembers is added.
 func (k *Kind) program(uuid string, whole bool) error {
 	k.mu.Lock()
 	t := k.tunnels[uuid]
@@ -147,8 +147,11 @@ func (k *Kind) program(uuid string, whole bool) error {
 		return nil
 	}
 	defer t.lock()()
-	if !t.up.Load() || !k.cfg.Directory.Follows(uuid) {
+	if !t.up.Load() {
 		return nil
+	}
+	if !k.cfg.Directory.Follows(uuid) {
+		return k.recall(t, uuid)
 	}
 	if whole || t.programmed == nil {
 		have, err := k.entries(t)

@@ -23,11 +23,25 @@ type host struct {
 	*directory.Directory
 	t       *testing.T
 	cluster *cluster.Cluster
+	journal *counted
 	stop    func()
 }
 
-// newHost starts a host on a store; attend is what it has from an earlier run.
+// newHost starts a host on a store that answers; attend is what it has from an earlier run.
 func newHost(t *testing.T, name string, s cluster.Store, dir string, attend ...directory.Network) *host {
+	t.Helper()
+	h := startHost(t, name, s, dir, &clock{}, attend...)
+	h.ready()
+	return h
+}
+
+func (h *host) ready() {
+	h.t.Helper()
+	h.until("ready", func() bool { return h.cluster.Ready() == nil && h.Synced() })
+}
+
+// startHost starts a host on any store.
+func startHost(t *testing.T, name string, s cluster.Store, dir string, c *clock, attend ...directory.Network) *host {
 	t.Helper()
 	j, err := journal.Open(filepath.Join(dir, "journal.db"))
 	if err != nil {
@@ -37,14 +51,14 @@ func newHost(t *testing.T, name string, s cluster.Store, dir string, attend ...d
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &host{t: t}
+	h := &host{t: t, journal: &counted{Journal: j}}
 	addr := netip.MustParseAddr("192.0.2." + name[1:])
 	h.cluster = cluster.New(cluster.Config{
 		Store: s, Journal: j, Identity: id, Name: name,
 		Describe: func() cluster.Host { return cluster.Host{Address: addr} },
 		OnChange: func() { h.Poke() },
 	})
-	h.Directory = directory.New(directory.Config{Cluster: h.cluster})
+	h.Directory = directory.New(directory.Config{Cluster: h.cluster, Journal: h.journal, Now: c.now})
 	for _, n := range attend {
 		h.Attend(n)
 	}
@@ -58,7 +72,6 @@ func newHost(t *testing.T, name string, s cluster.Store, dir string, attend ...d
 		_ = j.Close()
 	})
 	t.Cleanup(h.stop)
-	h.until("ready", func() bool { return h.cluster.Ready() == nil && h.Synced() })
 	return h
 }
 

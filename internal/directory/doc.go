@@ -29,6 +29,11 @@
 // came late, or that an older run of this host made, is mended by the next look. Where
 // two hosts name one address, the later record counts.
 //
+// # After a start without the store
+//
+// The journal remembers of each attended network where its other hosts were, and no
+// more: [Directory.Remembered]. The first look at the store takes the place of that.
+//
 // # What the package does not do
 //
 // It programs nothing into a kernel, asks no engine, and hands out no address. Nothing

@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -29,6 +30,7 @@ func TestOverlayFaults(t *testing.T) {
 	c.step("a member of the store is lost", (*cluster).memberLost)
 	c.step("a link is cut", (*cluster).linkCut)
 	c.step("a host is off", (*cluster).hostOff)
+	c.step("a host boots while the store is away", (*cluster).bootsAlone)
 }
 
 // chain: the container of each host reaches that of the next by its address.
@@ -195,5 +197,35 @@ func (c *cluster) hostOff() {
 		return err
 	})
 	h3.docker("rm", "-f", "moves")
+	c.chain("echo")
+}
+
+// bootsAlone: the containers of a host that boots without the store reach those of the
+// others, and are reached, before the store is back.
+func (c *cluster) bootsAlone() {
+	c.Helper()
+	h1, h2, h3 := c.sites[0], c.sites[1], c.sites[2]
+	c.storeDown()
+	c.must(h1.PowerOff(c.Context()))
+	c.must(h1.Boot(c.Context()))
+	c.comesTrue("the container of h1 to be back", func() error {
+		out, err := h1.Docker(h1.Context(), "inspect", "--format", "{{.State.Running}} {{(index .NetworkSettings.Networks \""+faultNet+"\").IPAddress}}", "echo-h1")
+		if err == nil && !strings.Contains(out, "true 10.62.") {
+			err = fmt.Errorf("it is %s", out)
+		}
+		return err
+	})
+	c.chain("echo")
+	for from, to := range map[*site]*site{h1: h3, h2: h1} {
+		c.comesTrue(from.Host.Name+" to reach "+to.Host.Name, func() error {
+			_, err := get(from.from("echo-"+from.Host.Name), to.ip("echo-"+to.Host.Name, faultNet)+":80")
+			return err
+		})
+	}
+	if err := h1.storeServes(); err == nil {
+		c.Fatal("the store is there, and nothing was shown")
+	}
+	c.storeUp()
+	c.entries("echo")
 	c.chain("echo")
 }
