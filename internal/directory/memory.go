@@ -24,7 +24,7 @@ import (
 const bucketPeers = "directory-peers"
 
 // rememberAfter is how far the journal may be behind: what changes meanwhile is one write.
-const rememberAfter = 3 * time.Second
+const rememberAfter = time.Second
 
 // mostPeers bounds what is remembered of one network: some 20 bytes for each host of the
 // largest cluster that weft is made for.

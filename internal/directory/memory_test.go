@@ -16,6 +16,9 @@ import (
 	"github.com/weft-net/weft/internal/store"
 )
 
+// rememberAfter is how far the journal may be behind.
+const rememberAfter = time.Second
+
 // clock is what a directory takes for the time.
 type clock struct {
 	mu    sync.Mutex
@@ -81,7 +84,7 @@ func TestMemory(t *testing.T) {
 	b.Publish(n.UUID, endpoint("e2", "10.1.0.3"))
 	a.until("a sees e2", func() bool { return strings.Contains(a.lines(n.UUID), "e2 10.1.0.3 at 192.0.2.2") })
 	a.looked(fake, n.UUID, "one")
-	c.pass(2 * time.Second)
+	c.pass(rememberAfter - 1)
 	a.looked(fake, n.UUID, "two")
 	if got := a.journal.writes.Load(); got != 0 {
 		t.Fatalf("%d writes at once", got)
@@ -90,7 +93,7 @@ func TestMemory(t *testing.T) {
 		t.Fatalf("what is seen is remembered: %v", got)
 	}
 	a.journal.fails.Store(true)
-	c.pass(2 * time.Second)
+	c.pass(1)
 	a.until("it writes", func() bool { return a.journal.writes.Load() > 0 })
 	a.journal.fails.Store(false)
 	c.pass(time.Minute)
