@@ -186,6 +186,32 @@ func TestNameOfTwo(t *testing.T) {
 	}
 }
 
+// TestLookup: a name is known at once on all hosts, and gone with its network.
+func TestLookup(t *testing.T) {
+	fake := store.NewFake()
+	s2 := fake.Peer()
+	a, b := newHost(t, "h1", fake.Peer(), t.TempDir()), newHost(t, "h2", s2, t.TempDir())
+	n := a.found(network("demo"))
+	if got, ok, err := b.Lookup(t.Context(), "demo"); err != nil || !ok || got.UUID != n.UUID || !got.Agrees(n) {
+		t.Fatal(got, ok, err)
+	}
+	if got, ok, err := b.Lookup(t.Context(), "other"); err != nil || ok {
+		t.Fatal(got, ok, err)
+	}
+	s2.SetDown(true)
+	begin := time.Now()
+	if _, _, err := b.Lookup(t.Context(), "demo"); !errors.Is(err, directory.ErrNoStore) || time.Since(begin) > time.Second {
+		t.Fatalf("after %v: %v", time.Since(begin), err)
+	}
+	s2.SetDown(false)
+	if err := a.Remove(t.Context(), n.UUID); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok, err := b.Lookup(t.Context(), "demo"); err != nil || ok {
+		t.Fatal(got, ok, err)
+	}
+}
+
 // TestStoreDown: nothing that is known is lost, and everything is told afterwards.
 func TestStoreDown(t *testing.T) {
 	fake := store.NewFake()

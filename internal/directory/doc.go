@@ -37,6 +37,6 @@
 // # What the package does not do
 //
 // It programs nothing into a kernel, asks no engine, and hands out no address. Nothing
-// waits for the store but [Directory.Found], [Directory.Claim] and the operator's
-// [Directory.Remove], as long as their contexts say.
+// waits for the store but [Directory.Found], [Directory.Claim], [Directory.Join],
+// [Directory.Lookup] and the operator's [Directory.Remove], as long as their contexts say.
 package directory

@@ -188,6 +188,29 @@ func (d *Directory) modify(ctx context.Context, uuid string, next func(kv, named
 	}
 }
 
+// Lookup asks the store for the network of a name, and so knows what other hosts did a
+// moment ago, unlike [Directory.Named]; ok is false if there is none. It waits for the
+// store as long as ctx says, and not for one that is known to be down: [ErrNoStore].
+func (d *Directory) Lookup(ctx context.Context, name string) (n Network, ok bool, err error) {
+	if !d.cfg.Cluster.Up() {
+		return n, false, fmt.Errorf("%w: it does not answer", ErrNoStore)
+	}
+	named, err := d.cfg.Cluster.Get(ctx, nameKey(name))
+	if err != nil {
+		return n, false, fmt.Errorf("%w: %w", ErrNoStore, err)
+	}
+	p, err := decode[pointer](named)
+	if err != nil || named.Rev == 0 {
+		return n, false, err
+	}
+	kv, err := d.cfg.Cluster.Get(ctx, netKey(p.UUID))
+	if err != nil {
+		return n, false, fmt.Errorf("%w: %w", ErrNoStore, err)
+	}
+	n, err = decode[Network](kv)
+	return n, err == nil, err
+}
+
 // Claim gives a network its name and what other hosts need to create it. A network that
 // has a name keeps it. When the name is another network's, it returns that one and
 // [ErrName]. It waits for the store as long as ctx says.
