@@ -5,16 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/weft-net/weft/driver"
 	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/directory"
+	"github.com/weft-net/weft/internal/directory/directorytest"
 	"github.com/weft-net/weft/internal/firewall"
 	"github.com/weft-net/weft/internal/hostport"
 	"github.com/weft-net/weft/internal/journal"
@@ -71,7 +70,7 @@ type host struct {
 	kind      *overlay.Kind
 	underlay  netip.Addr
 	mu        sync.Mutex
-	stop      func()
+	weft      *directorytest.Host // the run
 }
 
 func newHost(t *testing.T, number int, s cluster.Store) *host {
@@ -80,7 +79,6 @@ func newHost(t *testing.T, number int, s cluster.Store) *host {
 		book: &book{number: number, taken: map[string]bool{}}, underlay: netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", number))}
 	h.boot()
 	h.start()
-	t.Cleanup(func() { h.stop() })
 	return h
 }
 
@@ -100,37 +98,25 @@ func (h *host) at() netip.Addr {
 // start begins a run of weft on what its journal has.
 func (h *host) start() {
 	h.Helper()
-	j, err := journal.Open(filepath.Join(h.dir, "journal.db"))
-	h.must(err)
-	h.journal = j
-	id, _, err := cluster.LoadIdentity(j, cluster.Fingerprint{})
-	h.must(err)
-	h.cluster = cluster.New(cluster.Config{
-		Store: h.store, Journal: j, Identity: id, Name: h.name,
-		Describe: func() cluster.Host { return cluster.Host{Address: h.at()} }, OnChange: func() { h.directory.Poke() },
+	h.weft = directorytest.New(h.T, directorytest.Config{
+		Name: h.name, Store: h.store, Dir: h.dir, Address: h.at, OnChange: func(uuid string) { h.kind.Changed(uuid) },
 	})
-	h.directory = directory.New(directory.Config{Cluster: h.cluster, Journal: j, OnChange: func(uuid string) { h.kind.Changed(uuid) }})
+	h.cluster, h.directory, h.journal = h.weft.Cluster, h.weft.Directory, h.weft.Journal
 	h.kind = overlay.New(overlay.Config{
 		Kernel: h.kernel, Firewall: h.fw, Ports: noPorts{}, Later: kernel.NewLater(h.kernel, 0, nil), Directory: h.directory, Addresses: h.book,
 		Me: h.cluster.Me, Underlay: h.at, Moved: h.cluster.Wake,
 	})
-	h.Driver, err = driver.New(driver.Config{Journal: j, Kernel: h.kernel, Firewall: h.fw, Kinds: map[string]driver.Kind{"overlay": h.kind}, DefaultMode: "overlay"})
+	var err error
+	h.Driver, err = driver.New(driver.Config{Journal: h.journal, Kernel: h.kernel, Firewall: h.fw, Kinds: map[string]driver.Kind{"overlay": h.kind}, DefaultMode: "overlay"})
 	h.must(err)
 	h.must(h.Restore(h.Context()))
 	for _, n := range h.Networks() {
 		h.kind.Attend(n)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var work sync.WaitGroup
-	for _, run := range []func(context.Context) error{h.cluster.Run, h.directory.Run, h.kind.Run} {
-		work.Go(func() { _ = run(ctx) })
-	}
-	h.stop = sync.OnceFunc(func() {
-		cancel()
-		work.Wait()
-		_ = j.Close()
-	})
+	h.weft.Start(h.kind.Run)
 }
+
+func (h *host) stop() { h.weft.Stop() }
 
 func (h *host) must(err error) {
 	h.Helper()
@@ -142,18 +128,12 @@ func (h *host) must(err error) {
 // until waits for a condition.
 func (h *host) until(what string, ok func() bool) {
 	h.Helper()
-	end := time.Now().Add(10 * time.Second)
-	for !ok() {
-		if time.Now().After(end) {
-			h.Fatalf("%s: not in time: %s\n%s", h.name, what, h.kernel.Dump())
-		}
-		time.Sleep(time.Millisecond)
-	}
+	h.weft.Until(what, ok, h.kernel.Dump)
 }
 
 func (h *host) ready() {
 	h.Helper()
-	h.until("ready", func() bool { return h.cluster.Ready() == nil && h.directory.Synced() })
+	h.until("ready", h.weft.Ready)
 }
 
 func id(letter string) string { return strings.Repeat(letter, 64) }

@@ -54,7 +54,7 @@ func (c *counted) Commit(ctx context.Context, ops ...journal.Op) error {
 
 // journaled are the addresses that the journal has of a network's other hosts.
 func (h *host) journaled(uuid string) string {
-	all, err := journal.Load[struct{ VTEPs []netip.Addr }](h.journal.Journal, "directory-peers")
+	all, err := journal.Load[struct{ VTEPs []netip.Addr }](h.Journal, "directory-peers")
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func (h *host) journaled(uuid string) string {
 func (h *host) looked(s *store.Fake, uuid, id string) {
 	h.t.Helper()
 	h.Publish(uuid, endpoint(id, "10.1.0.200"))
-	h.until(id+" is told", func() bool { return strings.Contains(keys(h.t, s), "/"+id) })
+	h.Until(id+" is told", func() bool { return strings.Contains(keys(h.t, s), "/"+id) })
 }
 
 // TestMemory: a host that starts without the store knows where the others were, until it
@@ -77,12 +77,12 @@ func TestMemory(t *testing.T) {
 	fake := store.NewFake()
 	s1, dir, c := fake.Peer(), t.TempDir(), &clock{}
 	a := startHost(t, "h1", s1, dir, c)
-	a.ready()
+	a.Until("ready", a.Ready)
 	b := newHost(t, "h2", fake.Peer(), t.TempDir())
 	n := a.found(network("demo"))
 	b.Attend(n)
 	b.Publish(n.UUID, endpoint("e2", "10.1.0.3"))
-	a.until("a sees e2", func() bool { return strings.Contains(a.lines(n.UUID), "e2 10.1.0.3 at 192.0.2.2") })
+	a.Until("a sees e2", func() bool { return strings.Contains(a.lines(n.UUID), "e2 10.1.0.3 at 192.0.2.2") })
 	a.looked(fake, n.UUID, "one")
 	c.pass(rememberAfter - 1)
 	a.looked(fake, n.UUID, "two")
@@ -94,21 +94,21 @@ func TestMemory(t *testing.T) {
 	}
 	a.journal.fails.Store(true)
 	c.pass(1)
-	a.until("it writes", func() bool { return a.journal.writes.Load() > 0 })
+	a.Until("it writes", func() bool { return a.journal.writes.Load() > 0 })
 	a.journal.fails.Store(false)
 	c.pass(time.Minute)
-	a.until("it begins again", func() bool { c.pass(time.Second); return a.journaled(n.UUID) == "[192.0.2.2]" })
+	a.Until("it begins again", func() bool { c.pass(time.Second); return a.journaled(n.UUID) == "[192.0.2.2]" })
 	for i := range 20 {
 		b.Publish(n.UUID, endpoint(fmt.Sprint("x", i), fmt.Sprintf("10.1.0.%d", 10+i)))
 	}
-	a.until("a sees all", func() bool { return strings.Contains(a.lines(n.UUID), "x19") })
+	a.Until("a sees all", func() bool { return strings.Contains(a.lines(n.UUID), "x19") })
 	before := a.journal.writes.Load()
 	c.pass(time.Minute)
 	a.looked(fake, n.UUID, "three")
 	if got := a.journal.writes.Load(); got != before {
 		t.Fatalf("%d writes for endpoints of a host that is known", got-before)
 	}
-	a.stop()
+	a.Stop()
 
 	s1.SetDown(true)
 	a = startHost(t, "h1", s1, dir, c, n)
@@ -119,13 +119,13 @@ func TestMemory(t *testing.T) {
 		t.Fatalf("old news say where an address is: %v", got)
 	}
 	b.Forsake(n.UUID)
-	b.until("b left", func() bool { return !strings.Contains(keys(t, fake), "/e2") })
+	b.Until("b left", func() bool { return !strings.Contains(keys(t, fake), "/e2") })
 	s1.SetDown(false)
-	a.until("a sees it", func() bool { return a.Follows(n.UUID) })
+	a.Until("a sees it", func() bool { return a.Follows(n.UUID) })
 	if got := a.Remembered(n.UUID); len(got) != 0 {
 		t.Fatalf("old news survive the look at the store: %v", got)
 	}
-	a.until("the journal forgets", func() bool { c.pass(time.Second); return a.journaled(n.UUID) == "" })
+	a.Until("the journal forgets", func() bool { c.pass(time.Second); return a.journaled(n.UUID) == "" })
 }
 
 // TestMemoryOfForsaken: a network that this host has no more leaves no record, and one
@@ -134,22 +134,22 @@ func TestMemoryOfForsaken(t *testing.T) {
 	fake := store.NewFake()
 	s1, dir, c := fake.Peer(), t.TempDir(), &clock{}
 	a, b := startHost(t, "h1", s1, dir, c), newHost(t, "h2", fake.Peer(), t.TempDir())
-	a.ready()
+	a.Until("ready", a.Ready)
 	n, other := a.found(network("demo")), a.found(network("other"))
 	for _, x := range []directory.Network{n, other} {
 		b.Attend(x)
 		b.Publish(x.UUID, endpoint("e2", "10.1.0.3"))
-		a.until("a sees e2", func() bool { return strings.Contains(a.lines(x.UUID), "192.0.2.2") })
+		a.Until("a sees e2", func() bool { return strings.Contains(a.lines(x.UUID), "192.0.2.2") })
 	}
 	for _, x := range []directory.Network{n, other} {
-		a.until("both are remembered", func() bool { c.pass(time.Second); return a.journaled(x.UUID) == "[192.0.2.2]" })
+		a.Until("both are remembered", func() bool { c.pass(time.Second); return a.journaled(x.UUID) == "[192.0.2.2]" })
 	}
 	a.Forsake(n.UUID)
-	a.until("one is forgotten", func() bool { c.pass(time.Second); return a.journaled(n.UUID) == "" })
-	if err := a.journal.Journal.Commit(t.Context(), journal.Put("directory-peers", n.UUID, map[string]any{"v": 99, "vteps": []string{"192.0.2.9"}})); err != nil {
+	a.Until("one is forgotten", func() bool { c.pass(time.Second); return a.journaled(n.UUID) == "" })
+	if err := a.Journal.Commit(t.Context(), journal.Put("directory-peers", n.UUID, map[string]any{"v": 99, "vteps": []string{"192.0.2.9"}})); err != nil {
 		t.Fatal(err)
 	}
-	a.stop()
+	a.Stop()
 	s1.SetDown(true)
 	a = startHost(t, "h1", s1, dir, c, n, other)
 	if got := slices.Concat(a.Remembered(n.UUID), a.Remembered(other.UUID)); fmt.Sprint(got) != "[192.0.2.2]" {
