@@ -43,6 +43,7 @@ type Directory interface {
 	Found(ctx context.Context, n directory.Network, vni bool, wanted []uint32) (directory.Network, error)
 	Join(ctx context.Context, uuid string) (directory.Network, error)
 	Named(name string) (directory.Network, bool)
+	Lookup(ctx context.Context, name string) (n directory.Network, ok bool, err error)
 	Attend(n directory.Network)
 	Forsake(uuid string)
 	Publish(uuid string, e directory.Endpoint)

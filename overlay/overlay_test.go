@@ -402,6 +402,25 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// late is a directory whose watch has not brought any name yet.
+type late struct{ *directory.Directory }
+
+func (late) Named(string) (directory.Network, bool) { return directory.Network{}, false }
+
+// TestNameOfAMomentAgo: a name that another host just took is its network's, and nobody
+// is told that it is taken.
+func TestNameOfAMomentAgo(t *testing.T) {
+	_, a, b := two(t)
+	kind := overlay.New(overlay.Config{Kernel: b.kernel, Firewall: b.fw, Ports: noPorts{}, Directory: late{b.directory}, Addresses: b.book, Me: b.cluster.Me, Underlay: b.at})
+	n := network("c")
+	n.Mode = "overlay"
+	got, err := kind.PlanNetwork(t.Context(), n, nil)
+	b.must(err)
+	if want := a.Networks()[0].Shared; got.Shared.UUID != want.UUID || got.Shared.VNI != want.VNI {
+		t.Fatalf("%+v is not %+v", got.Shared, want)
+	}
+}
+
 // TestAlone: without a store the error says what to set.
 func TestAlone(t *testing.T) {
 	kind := overlay.New(overlay.Config{Kernel: kernel.NewFake(), Firewall: &firewall.Fake{}})
