@@ -4,14 +4,16 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/weft-net/weft/internal/admin"
 	"github.com/weft-net/weft/internal/cluster"
+	"github.com/weft-net/weft/internal/kernel"
 )
 
 // clashesEvery is how often addresses of hosts are compared for the log.
-const clashesEvery = 5 * time.Second
+const clashesEvery = 10 * time.Second
 
 // hosts are those of the cluster, with what is wrong with their addresses.
 func (h *house) hosts(context.Context) ([]admin.Host, error) {
@@ -43,23 +45,32 @@ func withClashes(hosts []cluster.HostView, clashes []cluster.Clash) []admin.Host
 
 // clashes are the addresses of hosts that are not one host's alone.
 func (h *house) clashes() ([]cluster.Clash, error) {
-	links, err := h.kernel.Links()
-	if err != nil {
-		return nil, err
+	hosts := h.cluster.Hosts()
+	theirs := make(map[netip.Addr]bool)
+	for _, v := range hosts {
+		if !v.Me {
+			theirs[v.Address.Unmap()] = true
+		}
 	}
 	addrs, err := h.kernel.Addresses()
 	if err != nil {
 		return nil, err
 	}
-	devices := make(map[int]string)
-	for _, l := range links {
-		devices[l.Index] = l.Name
-	}
 	local := make(map[netip.Addr]string)
 	for _, a := range addrs {
-		local[a.Prefix.Addr()] = devices[a.Link]
+		if !theirs[a.Prefix.Addr()] {
+			continue // links are asked for only when it matters
+		}
+		links, err := h.kernel.Links()
+		if err != nil {
+			return nil, err
+		}
+		i := slices.IndexFunc(links, func(l kernel.Link) bool { return l.Index == a.Link })
+		if i >= 0 {
+			local[a.Prefix.Addr()] = links[i].Name
+		}
 	}
-	return cluster.Clashes(h.cluster.Hosts(), local), nil
+	return cluster.Clashes(hosts, local), nil
 }
 
 // watchClashes logs clashes until ctx ends, each once as long as it lasts.

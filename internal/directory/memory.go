@@ -95,7 +95,7 @@ func (d *Directory) remember(ctx context.Context) {
 		d.mu.Unlock()
 		return
 	}
-	ops, next := d.forgotten(me)
+	ops, next := d.unwritten(me)
 	switch {
 	case len(ops) == 0:
 		d.memory.behind, d.memory.due = false, time.Time{}
@@ -120,9 +120,9 @@ func (d *Directory) remember(ctx context.Context) {
 	d.memory.kept = next
 }
 
-// forgotten is what makes the journal say what is known, and what it says then. Of a
+// unwritten is what makes the journal say what is known, and what it says then. Of a
 // network that was not seen yet it keeps what it has. The caller holds mu.
-func (d *Directory) forgotten(me ownership.Host) (ops []journal.Op, next map[string][]netip.Addr) {
+func (d *Directory) unwritten(me ownership.Host) (ops []journal.Op, next map[string][]netip.Addr) {
 	next = make(map[string][]netip.Addr)
 	for uuid, a := range d.attended {
 		have := d.memory.kept[uuid]
