@@ -31,6 +31,7 @@ func TestOverlayFaults(t *testing.T) {
 	c.step("a link is cut", (*cluster).linkCut)
 	c.step("a host is off", (*cluster).hostOff)
 	c.step("a host boots while the store is away", (*cluster).bootsAlone)
+	c.step("a host says that it is where another one is", (*cluster).sameAddress)
 }
 
 // chain: the container of each host reaches that of the next by its address.
@@ -235,4 +236,51 @@ func (c *cluster) bootsAlone() {
 	c.storeUp()
 	c.entries("echo")
 	c.chain("echo")
+}
+
+// sameAddress: both hosts are named with what to do, the one that has the address sends
+// nothing to itself, and the others go on.
+func (c *cluster) sameAddress() {
+	c.Helper()
+	h1, h2, h3 := c.sites[0], c.sites[1], c.sites[2]
+	advertise := func(address string) {
+		c.Helper()
+		c.must(h2.DisablePlugin(c.Context(), true))
+		c.must(h2.SetPlugin(c.Context(), "WEFT_ADVERTISE="+address))
+		c.must(h2.EnablePlugin(c.Context()))
+	}
+	beats := []*beat{h1.control(), h1.beat("echo-h1", h3.ip("echo-h3", faultNet), 7)}
+	h1.alive(beats...)
+	defer stopBeats(beats)
+	advertise(h1.IPv4.String())
+	const words = "hosts h1 and h2 advertise one address"
+	for _, s := range c.sites {
+		for _, command := range []string{"hosts", "status"} {
+			c.comesTrue("weft "+command+" to show the clash on "+s.Host.Name, func() error {
+				out, err := s.Run(s.Context(), "weft", command)
+				if err == nil && (!strings.Contains(out, words) || !strings.Contains(out, "WEFT_ADVERTISE")) {
+					err = fmt.Errorf("it shows\n%s", out)
+				}
+				return err
+			})
+		}
+	}
+	c.comesTrue("h1 to tunnel to h3 alone", func() error {
+		out, err := h1.Run(h1.Context(), "bridge", "fdb", "show")
+		if err == nil && (strings.Contains(out, "dst "+h1.IPv4.String()+" ") || strings.Contains(out, "dst "+h2.IPv4.String()+" ") || !strings.Contains(out, "dst "+h3.IPv4.String()+" ")) {
+			err = fmt.Errorf("it has\n%s", out)
+		}
+		return err
+	})
+	h1.unharmed(beats...)
+	advertise("")
+	c.comesTrue("the clash to be over", func() error {
+		out, err := h1.Run(h1.Context(), "weft", "hosts")
+		if err == nil && strings.Contains(out, words) {
+			err = fmt.Errorf("it shows\n%s", out)
+		}
+		return err
+	})
+	c.chain("echo")
+	h1.unharmed(beats...)
 }
