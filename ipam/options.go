@@ -29,11 +29,12 @@ func parseOptions(options map[string]string, log *slog.Logger) (domain string, e
 					"%q is not the name of a domain", value)
 			}
 			domain = value
+		case key == optNet: // see withSubnet
 		case key == "RequestAddressType" || strings.HasPrefix(key, "com.docker."):
 			// The Swarm leader's map of options carries its own keys from call to call.
 			log.Debug("ignored an option of the engine", "option", key)
 		default:
-			return "", refuse(ErrOption, "did you mean domain? it is the only key (domain=host or domain=NAME)", "unknown key %q", key)
+			return "", refuse(ErrOption, "did you mean domain? the keys are domain (domain=host or domain=NAME) and net (net=NAME)", "unknown key %q", key)
 		}
 	}
 	return domain, nil
@@ -41,7 +42,13 @@ func parseOptions(options map[string]string, log *slog.Logger) (domain string, e
 
 // validDomain reports whether s can name a domain: it becomes a part of PoolIDs.
 func validDomain(s string) bool {
-	if len(s) < 1 || len(s) > 63 {
+	const longest = 63
+	return validName(s, longest)
+}
+
+// validName reports whether s is a name of at most so many bytes, as engines write them.
+func validName(s string, longest int) bool {
+	if len(s) < 1 || len(s) > longest {
 		return false
 	}
 	for i, r := range s {

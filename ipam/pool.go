@@ -22,7 +22,8 @@ type PoolRequest struct {
 	Range netip.Prefix
 	// IPv6 asks for an IPv6 pool; Subnet says it as well.
 	IPv6 bool
-	// Options are the --ipam-opt settings.
+	// Options are the --ipam-opt settings: domain, and net, which stands for the subnet of
+	// a network of the cluster.
 	Options map[string]string
 }
 
@@ -44,6 +45,10 @@ type Pool struct {
 // Swarm network (see [IPAM.Bind]): after its restart an engine asks for those
 // again without having released them.
 func (m *IPAM) RequestPool(ctx context.Context, req PoolRequest) (Pool, error) {
+	req, err := m.withSubnet(ctx, req)
+	if err != nil {
+		return Pool{}, err
+	}
 	id, bits, err := m.parseRequest(req)
 	if err != nil {
 		return Pool{}, err

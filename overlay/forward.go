@@ -14,12 +14,14 @@ type place struct {
 	bridge, vxlan string
 	// local is this host's underlay address: hosts of the other family are out of reach.
 	local netip.Addr
+	// own are the addresses of this host's links.
+	own map[netip.Addr]bool
 }
 
 // forwarding is what a host programs for the endpoints of a network, which come in
 // ascending order of their records: of two that name one address the later counts, but
 // an address that this host's own endpoints have is theirs. Hosts without an address
-// of the underlay's family are left out.
+// of the underlay's family, or with one of this host's own, are left out.
 func forwarding(at place, me ownership.Host, eps []directory.Endpoint) kernel.Forwarding {
 	var out kernel.Forwarding
 	mine := make(map[netip.Addr]bool)
@@ -48,7 +50,7 @@ func forwarding(at place, me ownership.Host, eps []directory.Endpoint) kernel.Fo
 				out.Neighbors = append(out.Neighbors, kernel.Neighbor{Link: at.bridge, IP: a, MAC: mac})
 			}
 		}
-		if e.Host == me || !e.VTEP.IsValid() || e.VTEP.Is4() != at.local.Is4() {
+		if e.Host == me || !at.reaches(e.VTEP) {
 			continue
 		}
 		if !flooded[e.VTEP] {

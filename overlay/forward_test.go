@@ -33,7 +33,7 @@ func peer(host, vtep, id, mac string, rev int64, addrs ...string) directory.Endp
 }
 
 func TestForwarding(t *testing.T) {
-	at := place{bridge: "wf-1", vxlan: "wx-1", local: netip.MustParseAddr("192.0.2.1")}
+	at := place{bridge: "wf-1", vxlan: "wx-1", local: netip.MustParseAddr("192.0.2.1"), own: map[netip.Addr]bool{netip.MustParseAddr("203.0.113.1"): true}}
 	const m2, m3 = "02:00:00:00:00:02", "02:00:00:00:00:03"
 	for name, c := range map[string]struct {
 		eps  []directory.Endpoint
@@ -54,6 +54,11 @@ func TestForwarding(t *testing.T) {
 		"an address that this host's container has": {
 			eps:  []directory.Endpoint{peer("me", "192.0.2.1", "e", m2, 1, "10.0.0.2"), peer("b", "192.0.2.2", "f", m2, 2, "10.0.0.2")},
 			want: []string{"fdb 00:00:00:00:00:00 dev wx-1 dst 192.0.2.2", "neigh 10.0.0.2 dev wf-1 lladdr " + m2},
+		},
+		"hosts that advertise what this host has, and one that does not": {
+			eps: []directory.Endpoint{peer("b", "192.0.2.1", "e", m2, 1, "10.0.0.2"), peer("c", "203.0.113.1", "e", m2, 2, "10.0.0.3"), peer("d", "192.0.2.4", "e", m3, 3, "10.0.0.4")},
+			want: []string{"fdb 00:00:00:00:00:00 dev wx-1 dst 192.0.2.4", "fdb " + m3 + " dev wx-1 dst 192.0.2.4", "fdb " + m3 + " dev wx-1 master",
+				"neigh 10.0.0.4 dev wf-1 lladdr " + m3},
 		},
 		"a host of the other family, one without an address, and one without a MAC": {
 			eps: []directory.Endpoint{peer("b", "2001:db8::2", "e", m2, 1, "10.0.0.2"), peer("c", "", "e", m2, 2, "10.0.0.2"), peer("d", "192.0.2.4", "e", "x", 3, "10.0.0.2")},

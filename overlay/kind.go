@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/weft-net/weft/driver"
 	"github.com/weft-net/weft/driver/bridged"
@@ -42,11 +43,13 @@ type Directory interface {
 	Found(ctx context.Context, n directory.Network, vni bool, wanted []uint32) (directory.Network, error)
 	Join(ctx context.Context, uuid string) (directory.Network, error)
 	Named(name string) (directory.Network, bool)
+	Lookup(ctx context.Context, name string) (n directory.Network, ok bool, err error)
 	Attend(n directory.Network)
 	Forsake(uuid string)
 	Publish(uuid string, e directory.Endpoint)
 	Withdraw(uuid, id string)
 	Follows(uuid string) bool
+	Remembered(uuid string) []netip.Addr
 	Endpoints(uuid string) []directory.Endpoint
 }
 
@@ -96,7 +99,10 @@ type Kind struct {
 	// tunnels are the networks that this host programs, by UUID.
 	tunnels map[string]*tunnel
 	dirty   map[string]bool // networks to be programmed, by UUID
-	at      netip.Addr      // the underlay address that was seen last
+	// underlay is the address that was seen last; own are those of the links, as of ownSeen.
+	underlay netip.Addr
+	own      map[netip.Addr]bool
+	ownSeen  time.Time
 }
 
 var (

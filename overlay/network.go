@@ -114,20 +114,31 @@ func (k *Kind) agree(ctx context.Context, n driver.Network, mtu int) (directory.
 		return want, err
 	}
 	for {
-		if have, ok := k.cfg.Directory.Named(want.Name); ok && want.Name != "" {
+		have, ok, err := k.named(ctx, want.Name)
+		if err != nil {
+			return want, explain(err)
+		}
+		if ok {
 			return k.join(ctx, want, have, n)
 		}
 		record, err := k.cfg.Directory.Found(ctx, want, true, wanted)
-		switch {
-		case err == nil:
-			return record, nil
-		case errors.Is(err, directory.ErrName) && ctx.Err() == nil:
-			if _, ok := k.cfg.Directory.Named(want.Name); ok {
-				continue // another host was faster
-			}
+		if errors.Is(err, directory.ErrName) && ctx.Err() == nil {
+			continue // another host was faster
 		}
 		return record, explain(err)
 	}
+}
+
+// named finds the network of a name: what is known already needs no store, and what was
+// made a moment ago is not known yet.
+func (k *Kind) named(ctx context.Context, name string) (have directory.Network, ok bool, err error) {
+	if name == "" {
+		return have, false, nil
+	}
+	if have, ok = k.cfg.Directory.Named(name); ok {
+		return have, true, nil
+	}
+	return k.cfg.Directory.Lookup(ctx, name)
 }
 
 // join becomes a host of a network that another one made.

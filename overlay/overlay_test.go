@@ -5,16 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/weft-net/weft/driver"
 	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/directory"
+	"github.com/weft-net/weft/internal/directory/directorytest"
 	"github.com/weft-net/weft/internal/firewall"
 	"github.com/weft-net/weft/internal/hostport"
 	"github.com/weft-net/weft/internal/journal"
@@ -62,6 +61,7 @@ type host struct {
 	name      string
 	dir       string
 	store     cluster.Store
+	journal   *journal.Journal
 	kernel    *kernel.Fake
 	fw        *firewall.Fake
 	book      *book
@@ -70,18 +70,23 @@ type host struct {
 	kind      *overlay.Kind
 	underlay  netip.Addr
 	mu        sync.Mutex
-	stop      func()
+	weft      *directorytest.Host // the run
 }
 
 func newHost(t *testing.T, number int, s cluster.Store) *host {
 	t.Helper()
-	h := &host{T: t, name: fmt.Sprintf("h%d", number), dir: t.TempDir(), store: s, kernel: kernel.NewFake(), fw: &firewall.Fake{},
+	h := &host{T: t, name: fmt.Sprintf("h%d", number), dir: t.TempDir(), store: s, fw: &firewall.Fake{},
 		book: &book{number: number, taken: map[string]bool{}}, underlay: netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", number))}
-	h.kernel.AddDevice(kernel.Link{Name: "eth0", Up: true, MTU: 1500}, netip.PrefixFrom(h.underlay, 24))
-	h.kernel.AddRoute(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("192.0.2.254"), "eth0")
+	h.boot()
 	h.start()
-	t.Cleanup(func() { h.stop() })
 	return h
+}
+
+// boot begins with a kernel that has the host's own device and nothing else.
+func (h *host) boot() {
+	h.kernel = kernel.NewFake()
+	h.kernel.AddDevice(kernel.Link{Name: "eth0", Up: true, MTU: 1500}, netip.PrefixFrom(h.at(), 24))
+	h.kernel.AddRoute(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("192.0.2.254"), "eth0")
 }
 
 func (h *host) at() netip.Addr {
@@ -93,36 +98,25 @@ func (h *host) at() netip.Addr {
 // start begins a run of weft on what its journal has.
 func (h *host) start() {
 	h.Helper()
-	j, err := journal.Open(filepath.Join(h.dir, "journal.db"))
-	h.must(err)
-	id, _, err := cluster.LoadIdentity(j, cluster.Fingerprint{})
-	h.must(err)
-	h.cluster = cluster.New(cluster.Config{
-		Store: h.store, Journal: j, Identity: id, Name: h.name,
-		Describe: func() cluster.Host { return cluster.Host{Address: h.at()} }, OnChange: func() { h.directory.Poke() },
+	h.weft = directorytest.New(h.T, directorytest.Config{
+		Name: h.name, Store: h.store, Dir: h.dir, Address: h.at, OnChange: func(uuid string) { h.kind.Changed(uuid) },
 	})
-	h.directory = directory.New(directory.Config{Cluster: h.cluster, OnChange: func(uuid string) { h.kind.Changed(uuid) }})
+	h.cluster, h.directory, h.journal = h.weft.Cluster, h.weft.Directory, h.weft.Journal
 	h.kind = overlay.New(overlay.Config{
 		Kernel: h.kernel, Firewall: h.fw, Ports: noPorts{}, Later: kernel.NewLater(h.kernel, 0, nil), Directory: h.directory, Addresses: h.book,
 		Me: h.cluster.Me, Underlay: h.at, Moved: h.cluster.Wake,
 	})
-	h.Driver, err = driver.New(driver.Config{Journal: j, Kernel: h.kernel, Firewall: h.fw, Kinds: map[string]driver.Kind{"overlay": h.kind}, DefaultMode: "overlay"})
+	var err error
+	h.Driver, err = driver.New(driver.Config{Journal: h.journal, Kernel: h.kernel, Firewall: h.fw, Kinds: map[string]driver.Kind{"overlay": h.kind}, DefaultMode: "overlay"})
 	h.must(err)
 	h.must(h.Restore(h.Context()))
 	for _, n := range h.Networks() {
 		h.kind.Attend(n)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var work sync.WaitGroup
-	for _, run := range []func(context.Context) error{h.cluster.Run, h.directory.Run, h.kind.Run} {
-		work.Go(func() { _ = run(ctx) })
-	}
-	h.stop = sync.OnceFunc(func() {
-		cancel()
-		work.Wait()
-		_ = j.Close()
-	})
+	h.weft.Start(h.kind.Run)
 }
+
+func (h *host) stop() { h.weft.Stop() }
 
 func (h *host) must(err error) {
 	h.Helper()
@@ -134,18 +128,12 @@ func (h *host) must(err error) {
 // until waits for a condition.
 func (h *host) until(what string, ok func() bool) {
 	h.Helper()
-	end := time.Now().Add(10 * time.Second)
-	for !ok() {
-		if time.Now().After(end) {
-			h.Fatalf("%s: not in time: %s\n%s", h.name, what, h.kernel.Dump())
-		}
-		time.Sleep(time.Millisecond)
-	}
+	h.weft.Until(what, ok, h.kernel.Dump)
 }
 
 func (h *host) ready() {
 	h.Helper()
-	h.until("ready", func() bool { return h.cluster.Ready() == nil && h.directory.Synced() })
+	h.until("ready", h.weft.Ready)
 }
 
 func id(letter string) string { return strings.Repeat(letter, 64) }
@@ -333,11 +321,42 @@ func TestUnderlayMoves(t *testing.T) {
 	ep := a.container("c", "a", "10.60.0.5/24")
 	b.container("d", "b", "10.60.0.6/24")
 	b.until("a's", b.programs("fdb "+ep.MAC, "dst 192.0.2.1"))
-	a.mu.Lock()
-	a.underlay = netip.MustParseAddr("192.0.2.77")
-	a.mu.Unlock()
+	a.moveTo("192.0.2.77")
 	b.until("a's new address", b.programs("fdb "+ep.MAC, "dst 192.0.2.77"))
 	a.until("a's own device", a.programs("wx-", "192.0.2.77"))
+}
+
+// TestClash: nothing is sent to a peer that is said to be where this host is, the others
+// go on, and all is well when the peer has an address of its own, or this host has not.
+func TestClash(t *testing.T) {
+	_, a, b := two(t)
+	c := newHost(t, 3, a.store.(*store.Fake).Peer())
+	c.ready()
+	c.must(c.CreateNetwork(t.Context(), network("e")))
+	a.container("c", "a", "10.60.0.5/24")
+	theirs := b.container("d", "b", "10.60.0.6/24")
+	c.container("f", "e", "10.60.0.9/24")
+	a.until("b's", a.programs("fdb "+theirs.MAC, "dst 192.0.2.2"))
+	b.moveTo("192.0.2.1")
+	a.until("b is where a is", not(a.programs("fdb "+theirs.MAC)))
+	if a.programs("fdb", "dst 192.0.2.1")() {
+		t.Fatalf("a sends to itself:\n%s", a.kernel.Dump())
+	}
+	a.until("c's goes on", a.programs("fdb", "dst 192.0.2.3"))
+	c.until("and c sends there", c.programs("fdb "+theirs.MAC, "dst 192.0.2.1"))
+	b.moveTo("192.0.2.22")
+	a.until("b's is back", a.programs("fdb "+theirs.MAC, "dst 192.0.2.22"))
+	a.kernel.AddDevice(kernel.Link{Name: "eth1", Up: true, MTU: 1500}, netip.MustParsePrefix("192.0.2.22/32"))
+	a.until("a got that address too", not(a.programs("fdb", "dst 192.0.2.22")))
+	a.must(a.kernel.DeleteLink("eth1"))
+	a.until("and lost it", a.programs("fdb "+theirs.MAC, "dst 192.0.2.22"))
+}
+
+// moveTo gives the host another underlay address.
+func (h *host) moveTo(addr string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.underlay = netip.MustParseAddr(addr)
 }
 
 func TestRefusals(t *testing.T) {
@@ -380,6 +399,25 @@ func TestRefusals(t *testing.T) {
 				a.must(a.CreateNetwork(t.Context(), network("a")))
 			}
 		})
+	}
+}
+
+// late is a directory whose watch has not brought any name yet.
+type late struct{ *directory.Directory }
+
+func (late) Named(string) (directory.Network, bool) { return directory.Network{}, false }
+
+// TestNameOfAMomentAgo: a name that another host just took is its network's, and nobody
+// is told that it is taken.
+func TestNameOfAMomentAgo(t *testing.T) {
+	_, a, b := two(t)
+	kind := overlay.New(overlay.Config{Kernel: b.kernel, Firewall: b.fw, Ports: noPorts{}, Directory: late{b.directory}, Addresses: b.book, Me: b.cluster.Me, Underlay: b.at})
+	n := network("c")
+	n.Mode = "overlay"
+	got, err := kind.PlanNetwork(t.Context(), n, nil)
+	b.must(err)
+	if want := a.Networks()[0].Shared; got.Shared.UUID != want.UUID || got.Shared.VNI != want.VNI {
+		t.Fatalf("%+v is not %+v", got.Shared, want)
 	}
 }
 

@@ -83,6 +83,7 @@ func (k *Kind) Run(ctx context.Context) error {
 	defer retry.Stop()
 	for {
 		k.followUnderlay(ctx)
+		k.followAddresses()
 		for _, uuid := range k.takeDirty() {
 			if err := k.program(uuid, false); err != nil {
 				k.log.Error("program a network's entries; it is tried again", "network", uuid, "err", err)
@@ -107,9 +108,9 @@ func (k *Kind) followUnderlay(ctx context.Context) {
 	}
 	at := k.cfg.Underlay()
 	k.mu.Lock()
-	moved := at.IsValid() && k.at.IsValid() && at != k.at
+	moved := at.IsValid() && k.underlay.IsValid() && at != k.underlay
 	if at.IsValid() {
-		k.at = at
+		k.underlay = at
 	}
 	tunnels := slices.Collect(maps.Values(k.tunnels))
 	k.mu.Unlock()
@@ -137,7 +138,7 @@ func (k *Kind) takeDirty() []string {
 
 // program makes the kernel have a network's entries. whole asks the kernel what it
 // has; else what was programmed last counts. As long as the directory has not seen the
-// network, nothing is taken away.
+// network, nothing is taken away, and what it remembers is added.
 func (k *Kind) program(uuid string, whole bool) error {
 	k.mu.Lock()
 	t := k.tunnels[uuid]
@@ -146,8 +147,11 @@ func (k *Kind) program(uuid string, whole bool) error {
 		return nil
 	}
 	defer t.lock()()
-	if !t.up.Load() || !k.cfg.Directory.Follows(uuid) {
+	if !t.up.Load() {
 		return nil
+	}
+	if !k.cfg.Directory.Follows(uuid) {
+		return k.recall(t, uuid)
 	}
 	if whole || t.programmed == nil {
 		have, err := k.entries(t)
@@ -159,7 +163,11 @@ func (k *Kind) program(uuid string, whole bool) error {
 		}
 		t.programmed = &have
 	}
-	want := forwarding(place{bridge: t.net.Device, vxlan: t.net.Tunnel, local: k.cfg.Underlay()}, k.cfg.Me(), k.cfg.Directory.Endpoints(uuid))
+	at, err := k.at(t)
+	if err != nil {
+		return err
+	}
+	want := forwarding(at, k.cfg.Me(), k.cfg.Directory.Endpoints(uuid))
 	changes := kernel.DiffForwarding(want, *t.programmed)
 	if changes.Len() == 0 {
 		return nil

@@ -58,7 +58,7 @@ func (h *house) openCluster(cfg config.Config, log func(string) *slog.Logger) er
 		},
 		Answers: h.kernel.Answers,
 	})
-	h.directory = directory.New(directory.Config{Cluster: h.cluster, OnChange: h.directoryChanged, Logger: log("directory")})
+	h.directory = directory.New(directory.Config{Cluster: h.cluster, Journal: h.journal, OnChange: h.directoryChanged, Logger: log("directory")})
 	h.sync = netsync.New(netsync.Config{
 		Engine: h.engine, Directory: h.directory, Host: syncHost{h}, Driver: h.pluginName, Ready: h.cluster.Problem, Logger: log("netsync"),
 	})
@@ -120,13 +120,6 @@ func (h *house) addressOf(device string) netip.Addr {
 		}
 	}
 	return found
-}
-
-func (h *house) hosts(context.Context) ([]cluster.HostView, error) {
-	if h.cluster == nil {
-		return nil, errAlone
-	}
-	return h.cluster.Hosts(), nil
 }
 
 func (h *house) removeHost(ctx context.Context, req admin.HostRemoval) (cluster.HostView, error) {

@@ -16,19 +16,20 @@ import (
 
 func hostCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "host", Short: "List and remove the hosts of the cluster"}
-	cmd.AddCommand(hostListCommand(), hostRemoveCommand())
+	cmd.AddCommand(hostListCommand("ls"), hostRemoveCommand())
 	return cmd
 }
 
-func hostListCommand() *cobra.Command {
-	return show("ls", "List the hosts of the cluster", (*admin.Client).Hosts, func(w io.Writer, list []cluster.HostView) {
-		fmt.Fprintln(w, "NAME\tADDRESS\tSTATE\tID")
+// hostListCommand is `weft hosts`, and `weft host ls` beside `weft host rm`.
+func hostListCommand(use string) *cobra.Command {
+	return show(use, "List the hosts of the cluster", (*admin.Client).Hosts, func(w io.Writer, list []admin.Host) {
+		fmt.Fprintln(w, "NAME\tADDRESS\tSTATE\tID\tNOTES")
 		for _, h := range list {
 			address := "-"
 			if h.Address.IsValid() {
 				address = h.Address.String()
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", cmp.Or(h.Name, "-"), address, hostState(h), h.ID)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", cmp.Or(h.Name, "-"), address, hostState(h.HostView), h.ID, h.Clash)
 		}
 	})
 }

@@ -103,7 +103,7 @@ func TestManual(t *testing.T) {
 	if _, err := run(t, "man", dir); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"weft", "weft-serve", "weft-status", "weft-networks", "weft-endpoints", "weft-ports", "weft-ipam", "weft-network", "weft-network-ls", "weft-network-rm", "weft-reset", "weft-version"} {
+	for _, name := range []string{"weft", "weft-serve", "weft-status", "weft-networks", "weft-endpoints", "weft-ports", "weft-ipam", "weft-hosts", "weft-host", "weft-host-ls", "weft-host-rm", "weft-network", "weft-network-ls", "weft-network-rm", "weft-reset", "weft-version"} {
 		page, err := os.ReadFile(filepath.Join(dir, name+".8"))
 		if err != nil || !strings.Contains(string(page), ".SH NAME") {
 			t.Errorf("%s: %v", name, err)

@@ -42,6 +42,7 @@ func command() *cobra.Command {
 		endpointsCommand(),
 		portsCommand(),
 		ipamCommand(),
+		hostListCommand("hosts"),
 		hostCommand(),
 		networkCommand(),
 		storeCommand(),

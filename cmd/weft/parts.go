@@ -61,8 +61,18 @@ func (h *house) openIPAM(cfg config.Config, blind bool, log *slog.Logger) (*ipam
 	if err != nil {
 		return nil, err
 	}
-	return ipam.New(ipam.Config{Journal: h.journal, Seed: h.hostID, Pools: pools, Routes: h.onLink, Logger: log, Holders: h.ipamHolders, Cluster: h.cluster,
-		OnConflict: h.tellConflicts, Blind: blind, Leader: cfg.Scope == "global"})
+	out := ipam.Config{Journal: h.journal, Seed: h.hostID, Pools: pools, Routes: h.onLink, Logger: log, Holders: h.ipamHolders, Cluster: h.cluster,
+		OnConflict: h.tellConflicts, Blind: blind, Leader: cfg.Scope == "global"}
+	if h.cluster != nil {
+		out.Network = h.subnetsOf
+	}
+	return ipam.New(out)
+}
+
+// subnetsOf are those of the cluster's network of a name.
+func (h *house) subnetsOf(ctx context.Context, name string) ([]netip.Prefix, bool, error) {
+	n, ok, err := h.directory.Lookup(ctx, name)
+	return n.Subnets, ok, err
 }
 
 // tellConflicts lets the driver keep off the network what has an address of another

@@ -277,6 +277,7 @@ func (h *house) runCluster(ctx context.Context) error {
 	g.Go(func() error { return h.cluster.Run(ctx) })
 	g.Go(func() error { return h.directory.Run(ctx) })
 	g.Go(func() error { return h.sync.Run(ctx) })
+	g.Go(func() error { return h.watchClashes(ctx) })
 	return g.Wait()
 }
 

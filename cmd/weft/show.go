@@ -72,6 +72,9 @@ func statusCommand() *cobra.Command {
 		if len(s.Conflicts) > 0 {
 			fmt.Fprintf(w, "CONFLICTS:\t%s: in use here, and given to another host: restart what has them; until then weft keeps its endpoints with them off the network\n", words(s.Conflicts))
 		}
+		for _, c := range s.Clashes {
+			fmt.Fprintf(w, "CLASH:\t%s\n", c)
+		}
 		fmt.Fprintf(w, "Networks:\t%d\n", s.Networks)
 		fmt.Fprintf(w, "Endpoints:\t%d (%d in a container)\n", s.Endpoints, s.Joined)
 		fmt.Fprintf(w, "attach=direct:\t%s\n", direct)

@@ -34,6 +34,13 @@ func (h *house) status(ctx context.Context) (admin.Status, error) {
 		for _, c := range h.ipam.Conflicts() {
 			st.Conflicts = append(st.Conflicts, c.Address)
 		}
+		clashes, err := h.clashes()
+		if err != nil {
+			return st, err
+		}
+		for _, c := range clashes {
+			st.Clashes = append(st.Clashes, c.String())
+		}
 	}
 	st.Direct, st.DirectWhy = h.engine.DirectSafe()
 	fw := h.firewall.Status(ctx)

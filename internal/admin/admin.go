@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/weft-net/weft/internal/build"
+	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/engine"
 )
 
@@ -40,7 +41,9 @@ type Status struct {
 	Firewall FirewallStatus `json:"firewall"`
 	// Conflicts are addresses in use here that the cluster gives to another host.
 	Conflicts []netip.Addr `json:"conflicts,omitempty"`
-	Networks  int          `json:"networks"`
+	// Clashes say which addresses of hosts are not one host's alone, and what to do.
+	Clashes  []string `json:"clashes,omitempty"`
+	Networks int      `json:"networks"`
 	// Endpoints counts all, Joined those in a sandbox.
 	Endpoints int `json:"endpoints"`
 	Joined    int `json:"joined"`
@@ -203,6 +206,13 @@ type ClusterNetwork struct {
 type NetworkRemoval struct {
 	// Name is the network's name or UUID.
 	Name string `json:"name"`
+}
+
+// Host is one line of `weft hosts`.
+type Host struct {
+	cluster.HostView
+	// Clash says who else has its address, and what to do; empty if nobody has.
+	Clash string `json:"clash,omitempty"`
 }
 
 // HostRemoval asks for the removal of a host from the cluster.

@@ -100,8 +100,8 @@ func (c *Client) Reset(ctx context.Context) error {
 }
 
 // Hosts lists the hosts of the cluster.
-func (c *Client) Hosts(ctx context.Context) ([]cluster.HostView, error) {
-	return call[[]cluster.HostView](ctx, c, http.MethodGet, "/hosts")
+func (c *Client) Hosts(ctx context.Context) ([]Host, error) {
+	return call[[]Host](ctx, c, http.MethodGet, "/hosts")
 }
 
 // RemoveHost removes a host from the cluster.

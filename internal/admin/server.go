@@ -24,7 +24,7 @@ type Source struct {
 	Pools     func(ctx context.Context) ([]Pool, error)
 	// Hosts, RemoveHost, Store and Recover are about the cluster; on a host on its own
 	// they are errors.
-	Hosts      func(ctx context.Context) ([]cluster.HostView, error)
+	Hosts      func(ctx context.Context) ([]Host, error)
 	RemoveHost func(ctx context.Context, req HostRemoval) (cluster.HostView, error)
 	Store      func(ctx context.Context) (StoreStatus, error)
 	Recover    func(ctx context.Context) (StoreStatus, error)

@@ -40,7 +40,12 @@ type Config struct {
 	// OnChange is called after anything changed: the set of networks for an empty
 	// UUID, else that network or its endpoints. It must be quick, and must not call back.
 	OnChange func(uuid string)
-	Logger   *slog.Logger
+	// Journal remembers where the other hosts of a network were; nil remembers nothing.
+	// The directory is the only user of its bucket directory-peers.
+	Journal Journal
+	Logger  *slog.Logger
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
 }
 
 // A Directory is this host's view. It is safe for concurrent use.
@@ -58,6 +63,7 @@ type Directory struct {
 	// pledged are networks that this host is about to attend.
 	pledged map[string]bool
 	hosts   map[ownership.Host]cluster.HostView
+	memory  memory
 }
 
 // netRecord is a network's record and what it says.
@@ -75,7 +81,7 @@ type attended struct {
 	stop   context.CancelFunc // of the watch; nil while there is none
 }
 
-// New returns a directory that knows nothing yet; call Run.
+// New returns a directory that knows no more than the journal remembers; call Run.
 func New(cfg Config) *Directory {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -83,8 +89,13 @@ func New(cfg Config) *Directory {
 	if cfg.OnChange == nil {
 		cfg.OnChange = func(string) {}
 	}
-	return &Directory{cfg: cfg, wake: make(chan struct{}, 1), names: map[string]store.KV{}, nets: map[string]netRecord{},
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	d := &Directory{cfg: cfg, wake: make(chan struct{}, 1), names: map[string]store.KV{}, nets: map[string]netRecord{},
 		attended: map[string]*attended{}, pledged: map[string]bool{}, hosts: map[ownership.Host]cluster.HostView{}}
+	d.recall()
+	return d
 }
 
 // Poke says that the cluster changed: hosts, their addresses, this host's standing.
@@ -162,6 +173,7 @@ func (d *Directory) work(ctx context.Context, g *errgroup.Group) error {
 	for {
 		d.seeHosts()
 		d.follow(ctx, g)
+		d.remember(ctx)
 		d.settle(ctx)
 		select {
 		case <-ctx.Done():
@@ -181,6 +193,7 @@ func (d *Directory) seeHosts() {
 	d.mu.Lock()
 	moved := !maps.EqualFunc(hosts, d.hosts, func(a, b cluster.HostView) bool { return a.Address == b.Address && a.Removed == b.Removed })
 	d.hosts = hosts
+	d.memory.behind = d.memory.behind || moved
 	uuids := sorted(d.attended)
 	d.mu.Unlock()
 	if moved {
@@ -205,6 +218,7 @@ func (d *Directory) follow(ctx context.Context, g *errgroup.Group) {
 				d.mu.Lock()
 				apply(a.seen, u)
 				a.synced = a.synced || u.Reset
+				d.memory.behind = true
 				d.mu.Unlock()
 				d.cfg.OnChange(uuid)
 				d.Poke()

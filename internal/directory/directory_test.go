@@ -1,77 +1,53 @@
 package directory_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/directory"
+	"github.com/weft-net/weft/internal/directory/directorytest"
 	"github.com/weft-net/weft/internal/journal"
 	"github.com/weft-net/weft/internal/store"
 )
 
 // host is one host: its membership and its directory.
 type host struct {
-	*directory.Directory
+	*directorytest.Host
 	t       *testing.T
-	cluster *cluster.Cluster
-	stop    func()
+	journal *counted
 }
 
-// newHost starts a host on a store; attend is what it has from an earlier run.
+// newHost starts a host on a store that answers; attend is what it has from an earlier run.
 func newHost(t *testing.T, name string, s cluster.Store, dir string, attend ...directory.Network) *host {
 	t.Helper()
-	j, err := journal.Open(filepath.Join(dir, "journal.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, _, err := cluster.LoadIdentity(j, cluster.Fingerprint{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := &host{t: t}
-	addr := netip.MustParseAddr("192.0.2." + name[1:])
-	h.cluster = cluster.New(cluster.Config{
-		Store: s, Journal: j, Identity: id, Name: name,
-		Describe: func() cluster.Host { return cluster.Host{Address: addr} },
-		OnChange: func() { h.Poke() },
-	})
-	h.Directory = directory.New(directory.Config{Cluster: h.cluster})
-	for _, n := range attend {
-		h.Attend(n)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var work sync.WaitGroup
-	work.Go(func() { _ = h.cluster.Run(ctx) })
-	work.Go(func() { _ = h.Run(ctx) })
-	h.stop = sync.OnceFunc(func() {
-		cancel()
-		work.Wait()
-		_ = j.Close()
-	})
-	t.Cleanup(h.stop)
-	h.until("ready", func() bool { return h.cluster.Ready() == nil && h.Synced() })
+	h := startHost(t, name, s, dir, &clock{}, attend...)
+	h.Until("ready", h.Ready)
 	return h
 }
 
-// until waits for a condition.
-func (h *host) until(what string, ok func() bool) {
-	h.t.Helper()
-	end := time.Now().Add(10 * time.Second)
-	for !ok() {
-		if time.Now().After(end) {
-			h.t.Fatalf("not in time: %s", what)
-		}
-		time.Sleep(time.Millisecond)
+// startHost starts a host on any store.
+func startHost(t *testing.T, name string, s cluster.Store, dir string, c *clock, attend ...directory.Network) *host {
+	t.Helper()
+	h := &host{t: t}
+	addr := netip.MustParseAddr("192.0.2." + name[1:])
+	h.Host = directorytest.New(t, directorytest.Config{
+		Name: name, Store: s, Dir: dir, Address: func() netip.Addr { return addr }, Now: c.now,
+		Memory: func(j *journal.Journal) directory.Journal {
+			h.journal = &counted{Journal: j}
+			return h.journal
+		},
+	})
+	for _, n := range attend {
+		h.Attend(n)
 	}
+	h.Start()
+	return h
 }
 
 func (h *host) found(n directory.Network, wanted ...uint32) directory.Network {
@@ -125,21 +101,21 @@ func TestLifeOfANetwork(t *testing.T) {
 	if n.VNI < 4096 || n.VNI >= 1<<24 {
 		t.Fatalf("VNI %d", n.VNI)
 	}
-	b.until("b sees it by its name", func() bool { got, ok := b.Named("demo"); return ok && got.VNI == n.VNI })
+	b.Until("b sees it by its name", func() bool { got, ok := b.Named("demo"); return ok && got.VNI == n.VNI })
 	b.Attend(n)
 	a.Publish(n.UUID, endpoint("e1", "10.1.0.2"))
 	b.Publish(n.UUID, endpoint("e2", "10.1.0.3"))
 	want := "e1 10.1.0.2 at 192.0.2.1; e2 10.1.0.3 at 192.0.2.2"
 	for _, h := range []*host{a, b} {
-		h.until("both see both", func() bool { return h.lines(n.UUID) == want })
-		h.until("both have it", func() bool { got, _ := h.Network(n.UUID); return len(got.Hosts) == 2 })
+		h.Until("both see both", func() bool { return h.lines(n.UUID) == want })
+		h.Until("both have it", func() bool { got, _ := h.Network(n.UUID); return len(got.Hosts) == 2 })
 	}
 	a.Withdraw(n.UUID, "e1")
-	b.until("e1 is gone", func() bool { return b.lines(n.UUID) == "e2 10.1.0.3 at 192.0.2.2" })
+	b.Until("e1 is gone", func() bool { return b.lines(n.UUID) == "e2 10.1.0.3 at 192.0.2.2" })
 	a.Forsake(n.UUID)
-	b.until("a left", func() bool { got, _ := b.Network(n.UUID); return len(got.Hosts) == 1 })
+	b.Until("a left", func() bool { got, _ := b.Network(n.UUID); return len(got.Hosts) == 1 })
 	b.Forsake(n.UUID)
-	b.until("nothing is left", func() bool { return keys(t, fake) == "" })
+	b.Until("nothing is left", func() bool { return keys(t, fake) == "" })
 }
 
 func TestVNITaken(t *testing.T) {
@@ -173,6 +149,32 @@ func TestNameOfTwo(t *testing.T) {
 	}
 }
 
+// TestLookup: a name is known at once on all hosts, and gone with its network.
+func TestLookup(t *testing.T) {
+	fake := store.NewFake()
+	s2 := fake.Peer()
+	a, b := newHost(t, "h1", fake.Peer(), t.TempDir()), newHost(t, "h2", s2, t.TempDir())
+	n := a.found(network("demo"))
+	if got, ok, err := b.Lookup(t.Context(), "demo"); err != nil || !ok || got.UUID != n.UUID || !got.Agrees(n) {
+		t.Fatal(got, ok, err)
+	}
+	if got, ok, err := b.Lookup(t.Context(), "other"); err != nil || ok {
+		t.Fatal(got, ok, err)
+	}
+	s2.SetDown(true)
+	begin := time.Now()
+	if _, _, err := b.Lookup(t.Context(), "demo"); !errors.Is(err, directory.ErrNoStore) || time.Since(begin) > time.Second {
+		t.Fatalf("after %v: %v", time.Since(begin), err)
+	}
+	s2.SetDown(false)
+	if err := a.Remove(t.Context(), n.UUID); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok, err := b.Lookup(t.Context(), "demo"); err != nil || ok {
+		t.Fatal(got, ok, err)
+	}
+}
+
 // TestStoreDown: nothing that is known is lost, and everything is told afterwards.
 func TestStoreDown(t *testing.T) {
 	fake := store.NewFake()
@@ -181,7 +183,7 @@ func TestStoreDown(t *testing.T) {
 	n := a.found(network("demo"))
 	a.Publish(n.UUID, endpoint("e1", "10.1.0.2"))
 	b.Attend(n)
-	b.until("b sees e1", func() bool { return b.lines(n.UUID) == "e1 10.1.0.2 at 192.0.2.1" })
+	b.Until("b sees e1", func() bool { return b.lines(n.UUID) == "e1 10.1.0.2 at 192.0.2.1" })
 	s1.SetDown(true)
 	a.Publish(n.UUID, endpoint("e2", "10.1.0.4"))
 	a.Withdraw(n.UUID, "e1")
@@ -190,7 +192,7 @@ func TestStoreDown(t *testing.T) {
 		t.Fatalf("a store that is known to be down is not waited for: %v", err)
 	}
 	s1.SetDown(false)
-	b.until("b sees e2 only", func() bool { return b.lines(n.UUID) == "e2 10.1.0.4 at 192.0.2.1" })
+	b.Until("b sees e2 only", func() bool { return b.lines(n.UUID) == "e2 10.1.0.4 at 192.0.2.1" })
 }
 
 // TestLateWrites: what was lost, came late or is of an earlier run is put right.
@@ -204,19 +206,19 @@ func TestLateWrites(t *testing.T) {
 		s1.Inject(fault)
 		id := fmt.Sprintf("e%d", i)
 		a.Publish(n.UUID, endpoint(id, fmt.Sprintf("10.1.0.%d", i+2)))
-		a.until(id, func() bool { return strings.Contains(keys(t, fake), "/"+id) })
+		a.Until(id, func() bool { return strings.Contains(keys(t, fake), "/"+id) })
 	}
 	for i := range 3 {
 		a.Withdraw(n.UUID, fmt.Sprintf("e%d", i))
 	}
-	a.until("all are gone", func() bool { return !strings.Contains(keys(t, fake), "ep/") })
+	a.Until("all are gone", func() bool { return !strings.Contains(keys(t, fake), "ep/") })
 	s1.Deliver()
-	a.until("what came late is gone", func() bool { return !strings.Contains(keys(t, fake), "ep/") })
+	a.Until("what came late is gone", func() bool { return !strings.Contains(keys(t, fake), "ep/") })
 	a.Publish(n.UUID, endpoint("old", "10.1.0.9"))
-	a.until("old", func() bool { return strings.Contains(keys(t, fake), "/old") })
-	a.stop()
+	a.Until("old", func() bool { return strings.Contains(keys(t, fake), "/old") })
+	a.Stop()
 	a = newHost(t, "h1", fake.Peer(), dir, n)
-	a.until("the next run knows nothing of old", func() bool { return !strings.Contains(keys(t, fake), "/old") })
+	a.Until("the next run knows nothing of old", func() bool { return !strings.Contains(keys(t, fake), "/old") })
 }
 
 // TestWipedStore: who has a network tells a store that lost it.
@@ -225,20 +227,20 @@ func TestWipedStore(t *testing.T) {
 	a := newHost(t, "h1", fake.Peer(), t.TempDir())
 	n := a.found(network("demo"))
 	a.Publish(n.UUID, endpoint("e1", "10.1.0.2"))
-	a.until("told", func() bool { return strings.Contains(keys(t, fake), "/e1") })
+	a.Until("told", func() bool { return strings.Contains(keys(t, fake), "/e1") })
 	before := keys(t, fake)
 	fake.Wipe()
-	a.until("frozen", func() bool { return a.cluster.Ready() != nil })
-	if err := a.cluster.Recover(t.Context()); err != nil {
+	a.Until("frozen", func() bool { return a.Cluster.Ready() != nil })
+	if err := a.Cluster.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	a.until("recovered", func() bool {
-		if epoch := a.cluster.Pass().Epoch; epoch > 0 {
-			a.cluster.Told(epoch) // no pool has anything to tell
+	a.Until("recovered", func() bool {
+		if epoch := a.Cluster.Pass().Epoch; epoch > 0 {
+			a.Cluster.Told(epoch) // no pool has anything to tell
 		}
-		return a.cluster.Ready() == nil
+		return a.Cluster.Ready() == nil
 	})
-	a.until("told again: "+before, func() bool { return keys(t, fake) == before })
+	a.Until("told again: "+before, func() bool { return keys(t, fake) == before })
 }
 
 func TestRemove(t *testing.T) {
@@ -248,18 +250,18 @@ func TestRemove(t *testing.T) {
 	n := a.found(network("demo"))
 	b.Attend(n)
 	b.Publish(n.UUID, endpoint("e2", "10.1.0.3"))
-	a.until("a sees e2", func() bool { return a.lines(n.UUID) != "" })
+	a.Until("a sees e2", func() bool { return a.lines(n.UUID) != "" })
 	if err := a.Remove(t.Context(), n.UUID); !errors.Is(err, directory.ErrUsed) || !strings.Contains(err.Error(), "h2 1") {
 		t.Fatal(err)
 	}
 	b.Withdraw(n.UUID, "e2")
-	a.until("e2 is gone", func() bool { return a.lines(n.UUID) == "" })
-	b.stop()
+	a.Until("e2 is gone", func() bool { return a.lines(n.UUID) == "" })
+	b.Stop()
 	if err := a.Remove(t.Context(), n.UUID); err != nil {
 		t.Fatal(err)
 	}
 	a.Forsake(n.UUID)
-	a.until("it waits for b", func() bool {
+	a.Until("it waits for b", func() bool {
 		got, ok := a.Network(n.UUID)
 		return ok && got.Removed && len(got.Hosts) == 1
 	})
@@ -271,9 +273,9 @@ func TestRemove(t *testing.T) {
 	}
 	again := a.found(network("demo"))
 	b = newHost(t, "h2", fake.Peer(), dir, n)
-	b.until("b learns of it", func() bool { got, ok := b.Network(n.UUID); return ok && got.Removed })
+	b.Until("b learns of it", func() bool { got, ok := b.Network(n.UUID); return ok && got.Removed })
 	b.Forsake(n.UUID)
-	b.until("the tombstone is gone", func() bool { _, ok := b.Network(n.UUID); return !ok })
+	b.Until("the tombstone is gone", func() bool { _, ok := b.Network(n.UUID); return !ok })
 	if got, ok := b.Named("demo"); !ok || got.UUID != again.UUID {
 		t.Fatal("the new network of the name is gone")
 	}
@@ -286,14 +288,14 @@ func TestRemovedHost(t *testing.T) {
 	n := a.found(network("demo"))
 	b.Attend(n)
 	b.Publish(n.UUID, endpoint("e2", "10.1.0.3"))
-	a.until("a sees e2", func() bool { return a.lines(n.UUID) != "" })
-	b.stop()
-	a.until("b is off", func() bool { return !a.cluster.Connected(b.cluster.Me()) })
-	if _, err := a.cluster.RemoveHost(t.Context(), cluster.Removal{Name: "h2", PoweredOff: true}); err != nil {
+	a.Until("a sees e2", func() bool { return a.lines(n.UUID) != "" })
+	b.Stop()
+	a.Until("b is off", func() bool { return !a.Cluster.Connected(b.Cluster.Me()) })
+	if _, err := a.Cluster.RemoveHost(t.Context(), cluster.Removal{Name: "h2", PoweredOff: true}); err != nil {
 		t.Fatal(err)
 	}
-	a.until("its endpoints do not count", func() bool { return a.lines(n.UUID) == "" })
-	a.until("its records are gone", func() bool {
+	a.Until("its endpoints do not count", func() bool { return a.lines(n.UUID) == "" })
+	a.Until("its records are gone", func() bool {
 		got, _ := a.Network(n.UUID)
 		return len(got.Hosts) == 1 && !strings.Contains(keys(t, fake), "/e2")
 	})

@@ -29,9 +29,14 @@
 // came late, or that an older run of this host made, is mended by the next look. Where
 // two hosts name one address, the later record counts.
 //
+// # After a start without the store
+//
+// The journal remembers of each attended network where its other hosts were, and no
+// more: [Directory.Remembered]. The first look at the store takes the place of that.
+//
 // # What the package does not do
 //
 // It programs nothing into a kernel, asks no engine, and hands out no address. Nothing
-// waits for the store but [Directory.Found], [Directory.Claim] and the operator's
-// [Directory.Remove], as long as their contexts say.
+// waits for the store but [Directory.Found], [Directory.Claim], [Directory.Join],
+// [Directory.Lookup] and the operator's [Directory.Remove], as long as their contexts say.
 package directory

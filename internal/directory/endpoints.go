@@ -40,6 +40,7 @@ func (d *Directory) Forsake(uuid string) {
 		delete(d.attended, uuid)
 	}
 	delete(d.pledged, uuid)
+	d.memory.behind = true
 	d.mu.Unlock()
 	d.Poke()
 }

@@ -188,54 +188,71 @@ func (d *Directory) modify(ctx context.Context, uuid string, next func(kv, named
 	}
 }
 
+// Lookup asks the store for the network of a name, and so knows what other hosts did a
+// moment ago, unlike [Directory.Named]; ok is false if there is none. It waits for the
+// store as long as ctx says, and not for one that is known to be down: [ErrNoStore].
+func (d *Directory) Lookup(ctx context.Context, name string) (n Network, ok bool, err error) {
+	if !d.cfg.Cluster.Up() {
+		return n, false, fmt.Errorf("%w: it does not answer", ErrNoStore)
+	}
+	named, err := d.cfg.Cluster.Get(ctx, nameKey(name))
+	if err != nil {
+		return n, false, fmt.Errorf("%w: %w", ErrNoStore, err)
+	}
+	p, err := decode[pointer](named)
+	if err != nil || named.Rev == 0 {
+		return n, false, err
+	}
+	kv, err := d.cfg.Cluster.Get(ctx, netKey(p.UUID))
+	if err != nil {
+		return n, false, fmt.Errorf("%w: %w", ErrNoStore, err)
+	}
+	n, err = decode[Network](kv)
+	return n, err == nil && kv.Rev != 0 && !n.Removed, err // it may have gone between the two
+}
+
 // Claim gives a network its name and what other hosts need to create it. A network that
 // has a name keeps it. When the name is another network's, it returns that one and
 // [ErrName]. It waits for the store as long as ctx says.
 func (d *Directory) Claim(ctx context.Context, uuid, text string, spec []byte) (Network, error) {
-	var out Network
 	for {
-		err := d.modify(ctx, uuid, func(kv, _ store.KV, n Network) (store.Txn, error) {
-			out = n
-			if n.Removed || n.Name != "" && len(n.Spec) > 0 {
-				return store.Txn{}, nil
-			}
-			if n.Name != "" {
-				n.Spec, out = spec, n
-				return replace(kv, n), nil
-			}
-			n.Name, n.Spec = text, spec
-			holder, err := d.cfg.Cluster.Get(ctx, nameKey(text))
-			if err != nil {
-				return store.Txn{}, fmt.Errorf("%w: %w", ErrNoStore, err)
-			}
-			if p, err := decode[pointer](holder); err != nil || holder.Rev != 0 && p.UUID != uuid {
-				return store.Txn{}, errors.Join(err, fmt.Errorf("%w: %q", ErrName, text))
-			}
-			out = n
-			return name(kv, n), nil
-		})
+		n, err := d.claim(ctx, uuid, text, spec)
 		if !errors.Is(err, ErrName) {
-			return out, err
+			return n, err
 		}
-		// The winner, unless it is gone by now.
-		holder, look := d.cfg.Cluster.Get(ctx, nameKey(text))
+		winner, ok, look := d.Lookup(ctx, text)
 		if look != nil {
-			return out, fmt.Errorf("%w: %w", ErrNoStore, look)
+			return n, look
 		}
-		p, bad := decode[pointer](holder)
-		if bad != nil {
-			return out, bad
+		if ok {
+			return winner, err
 		}
-		if holder.Rev == 0 {
-			continue
-		}
-		kv, look := d.cfg.Cluster.Get(ctx, netKey(p.UUID))
-		if look != nil {
-			return out, fmt.Errorf("%w: %w", ErrNoStore, look)
-		}
-		winner, bad := decode[Network](kv)
-		return winner, errors.Join(err, bad)
+		// It is gone by now, and the name is free.
 	}
+}
+
+// claim is one try; [ErrName] says that another network has the name, or had it.
+func (d *Directory) claim(ctx context.Context, uuid, text string, spec []byte) (out Network, err error) {
+	err = d.modify(ctx, uuid, func(kv, _ store.KV, n Network) (store.Txn, error) {
+		out = n
+		if n.Removed || n.Name != "" && len(n.Spec) > 0 {
+			return store.Txn{}, nil
+		}
+		out.Spec = spec
+		if n.Name != "" {
+			return replace(kv, out), nil
+		}
+		holder, ok, err := d.Lookup(ctx, text)
+		switch {
+		case err != nil:
+			return store.Txn{}, err
+		case ok && holder.UUID != uuid:
+			return store.Txn{}, fmt.Errorf("%w: %q", ErrName, text)
+		}
+		out.Name = text
+		return name(kv, out), nil
+	})
+	return out, err
 }
 
 // Join makes this host one of those that have a network, ahead of [Directory.Attend],

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,20 +14,18 @@ import (
 
 	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/directory"
+	"github.com/weft-net/weft/internal/directory/directorytest"
 	"github.com/weft-net/weft/internal/engine"
-	"github.com/weft-net/weft/internal/journal"
 	"github.com/weft-net/weft/internal/netsync"
 	"github.com/weft-net/weft/internal/store"
 )
 
 // host is a host with an engine and a driver that are played.
 type host struct {
-	*directory.Directory
-	t       *testing.T
-	name    string
-	cluster *cluster.Cluster
-	agent   *netsync.Agent
-	stop    func()
+	*directorytest.Host
+	t     *testing.T
+	name  string
+	agent *netsync.Agent
 	*machine
 }
 
@@ -63,20 +60,11 @@ func newMachine(t *testing.T) *machine {
 // start runs weft on a machine.
 func start(t *testing.T, name string, s cluster.Store, m *machine) *host {
 	t.Helper()
-	j, err := journal.Open(filepath.Join(m.dir, "journal.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, _, err := cluster.LoadIdentity(j, cluster.Fingerprint{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	h := &host{t: t, name: name, machine: m}
-	h.cluster = cluster.New(cluster.Config{Store: s, Journal: j, Identity: id, Name: name,
-		Describe: func() cluster.Host { return cluster.Host{Address: netip.MustParseAddr("192.0.2." + name[1:])} },
-		OnChange: func() { h.Poke(); h.agent.Wake() }})
-	h.Directory = directory.New(directory.Config{Cluster: h.cluster, OnChange: func(string) { h.agent.Wake() }})
-	h.agent = netsync.New(netsync.Config{Engine: fakeEngine{h}, Directory: h, Host: h, Ready: h.cluster.Problem,
+	h.Host = directorytest.New(t, directorytest.Config{Name: name, Store: s, Dir: m.dir,
+		Address:  func() netip.Addr { return netip.MustParseAddr("192.0.2." + name[1:]) },
+		OnMember: func() { h.agent.Wake() }, OnChange: func(string) { h.agent.Wake() }})
+	h.agent = netsync.New(netsync.Config{Engine: fakeEngine{h}, Directory: h, Host: h, Ready: h.Cluster.Problem,
 		Now: func() time.Time {
 			m.mu.Lock()
 			defer m.mu.Unlock()
@@ -86,17 +74,7 @@ func start(t *testing.T, name string, s cluster.Store, m *machine) *host {
 	for _, l := range m.local {
 		h.Attend(l.net)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var work sync.WaitGroup
-	for _, run := range []func(context.Context) error{h.cluster.Run, h.Run, h.agent.Run} {
-		work.Go(func() { _ = run(ctx) }) // ends with cancel
-	}
-	h.stop = sync.OnceFunc(func() {
-		cancel()
-		work.Wait()
-		_ = j.Close()
-	})
-	t.Cleanup(h.stop)
+	h.Start(h.agent.Run)
 	h.until("ready", func() bool { return h.agent.Problem() == "" })
 	return h
 }
@@ -111,13 +89,7 @@ func (h *host) pass(d time.Duration) {
 
 func (h *host) until(what string, ok func() bool) {
 	h.t.Helper()
-	end := time.Now().Add(10 * time.Second)
-	for !ok() {
-		if time.Now().After(end) {
-			h.t.Fatalf("%s: not in time: %s: %s", h.name, what, h.states())
-		}
-		time.Sleep(time.Millisecond)
-	}
+	h.Until(what, ok, h.states)
 }
 
 // states are the networks as the agent shows them.
@@ -529,7 +501,7 @@ func TestAbsent(t *testing.T) {
 	c.is("demo", netsync.Present)
 	c.dockerRemove("demo")
 	c.is("demo", netsync.Absent)
-	c.stop()
+	c.Stop()
 	c = start(t, "h3", fake.Peer(), c.machine)
 	c.is("demo", netsync.Absent)
 	b.is("demo", netsync.Present)
@@ -567,7 +539,7 @@ func TestRemoved(t *testing.T) {
 		h.is("demo", netsync.Present)
 	}
 	uuid := a.uuid("demo")
-	c.stop()
+	c.Stop()
 	if err := a.Remove(t.Context(), uuid); err != nil {
 		t.Fatal(err)
 	}
@@ -628,7 +600,7 @@ func TestEngineLost(t *testing.T) {
 	fake, a, b, _ := three(t)
 	a.create(user("demo", "10.50.0.0/24"))
 	b.is("demo", netsync.Present)
-	b.stop()
+	b.Stop()
 	clear(b.networks)
 	b.networks["new"] = engine.Network{ID: "new", Name: "none"}
 	b = start(t, "h2", fake.Peer(), b.machine)
@@ -646,7 +618,7 @@ func TestRemovedUnseen(t *testing.T) {
 	a.create(user("demo", "10.50.0.0/24"))
 	b.is("demo", netsync.Present)
 	b.until("it was seen", func() bool { return len(b.Shared()) == 1 && b.Shared()[0].Listed == "own" })
-	b.stop()
+	b.Stop()
 	for id := range b.local {
 		delete(b.networks, id)
 	}
@@ -670,20 +642,20 @@ func TestWiped(t *testing.T) {
 	c.is("demo", netsync.Absent)
 	fake.Wipe()
 	for _, h := range []*host{a, b, c} {
-		h.until("frozen", func() bool { return h.cluster.Ready() != nil })
+		h.until("frozen", func() bool { return h.Cluster.Ready() != nil })
 		h.until("it knows", func() bool { h.agent.Wake(); return h.agent.Problem() != "" })
 	}
-	if err := a.cluster.Recover(t.Context()); err != nil {
+	if err := a.Cluster.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for _, h := range []*host{a, b, c} {
 		h.until("recovered", func() bool {
 			for _, other := range []*host{a, b, c} {
-				if epoch := other.cluster.Pass().Epoch; epoch > 0 {
-					other.cluster.Told(epoch) // no pool has anything to tell
+				if epoch := other.Cluster.Pass().Epoch; epoch > 0 {
+					other.Cluster.Told(epoch) // no pool has anything to tell
 				}
 			}
-			return h.cluster.Ready() == nil
+			return h.Cluster.Ready() == nil
 		})
 	}
 	for _, h := range []*host{a, b, c} {

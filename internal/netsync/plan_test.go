@@ -164,7 +164,7 @@ func TestSpec(t *testing.T) {
 	off := false
 	in := engine.Network{ID: "1", Name: "demo", Driver: "weft:v1", Labels: map[string]string{"a": "b"}, Internal: true, Attachable: true, EnableIPv4: &off, EnableIPv6: true,
 		Options: map[string]string{"mode": "overlay", "net": "other"},
-		IPAM: engine.IPAM{Driver: "weft:v1", Options: map[string]string{"domain": "x"}, Config: []engine.IPAMConfig{
+		IPAM: engine.IPAM{Driver: "weft:v1", Options: map[string]string{"domain": "x", "net": "other"}, Config: []engine.IPAMConfig{
 			{Subnet: "fd00::/64", IPRange: "fd00::/80", Gateway: "fd00::1/64", AuxAddresses: map[string]string{"r": "fd00::2"}}}}}
 	text, err := describe(in)
 	if err != nil {
@@ -180,6 +180,7 @@ func TestSpec(t *testing.T) {
 	want := in
 	want.ID, want.Driver, want.IPAM.Driver = "", "weft:latest", "weft:latest"
 	want.Options = map[string]string{"mode": "overlay", "net": "demo"}
+	want.IPAM.Options = map[string]string{"domain": "x"}
 	want.IPAM.Config = []engine.IPAMConfig{{Subnet: "fd00::/64", IPRange: "fd00::/80", Gateway: "fd00::1", AuxAddresses: map[string]string{"r": "fd00::2"}}}
 	if fmt.Sprintf("%+v", out) != strings.Replace(fmt.Sprintf("%+v", want), fmt.Sprint(want.EnableIPv4), fmt.Sprint(out.EnableIPv4), 1) || *out.EnableIPv4 {
 		t.Errorf("%+v instead of %+v", out, want)

@@ -13,7 +13,8 @@ import (
 // specVersion is the version of the descriptions that this package writes.
 const specVersion = 1
 
-// optName is the driver option that says which network of the cluster is meant.
+// optName is the option of the driver, and of the IPAM driver, that says which network of
+// the cluster is meant. The description is that network's and names its subnets.
 const optName = "net"
 
 // spec is all that an engine has to be told of a network but for the names of the
@@ -33,8 +34,9 @@ type spec struct {
 // describe is what other hosts need to create the network.
 func describe(n engine.Network) ([]byte, error) {
 	s := spec{V: specVersion, Labels: n.Labels, Options: maps.Clone(n.Options), Internal: n.Internal, Attachable: n.Attachable,
-		EnableIPv4: n.EnableIPv4, EnableIPv6: n.EnableIPv6, IPAMOptions: n.IPAM.Options}
+		EnableIPv4: n.EnableIPv4, EnableIPv6: n.EnableIPv6, IPAMOptions: maps.Clone(n.IPAM.Options)}
 	delete(s.Options, optName)
+	delete(s.IPAMOptions, optName)
 	for _, c := range n.IPAM.Config {
 		// Some engines list what an IPAM driver chose with the prefix length.
 		c.Gateway, _, _ = strings.Cut(c.Gateway, "/")

@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -29,6 +30,8 @@ func TestOverlayFaults(t *testing.T) {
 	c.step("a member of the store is lost", (*cluster).memberLost)
 	c.step("a link is cut", (*cluster).linkCut)
 	c.step("a host is off", (*cluster).hostOff)
+	c.step("a host boots while the store is away", (*cluster).bootsAlone)
+	c.step("a host says that it is where another one is", (*cluster).sameAddress)
 }
 
 // chain: the container of each host reaches that of the next by its address.
@@ -196,4 +199,88 @@ func (c *cluster) hostOff() {
 	})
 	h3.docker("rm", "-f", "moves")
 	c.chain("echo")
+}
+
+// bootsAlone: the containers of a host that boots without the store reach those of the
+// others, and are reached, before the store is back.
+func (c *cluster) bootsAlone() {
+	c.Helper()
+	h1, h2, h3 := c.sites[0], c.sites[1], c.sites[2]
+	c.comesTrue("h1 to remember the others", func() error {
+		out, err := h1.Run(h1.Context(), "grep", "-ao", `"vteps":\[[^]]*\]`, "/var/lib/weft/journal.db")
+		if err == nil && (!strings.Contains(out, h2.IPv4.String()) || !strings.Contains(out, h3.IPv4.String())) {
+			err = fmt.Errorf("it has %s", out)
+		}
+		return err
+	})
+	c.storeDown()
+	c.must(h1.PowerOff(c.Context()))
+	c.must(h1.Boot(c.Context()))
+	c.comesTrue("the container of h1 to be back", func() error {
+		out, err := h1.Docker(h1.Context(), "inspect", "--format", "{{.State.Running}} {{(index .NetworkSettings.Networks \""+faultNet+"\").IPAddress}}", "echo-h1")
+		if err == nil && !strings.Contains(out, "true 10.62.") {
+			err = fmt.Errorf("it is %s", out)
+		}
+		return err
+	})
+	c.chain("echo")
+	for from, to := range map[*site]*site{h1: h3, h2: h1} {
+		c.comesTrue(from.Host.Name+" to reach "+to.Host.Name, func() error {
+			_, err := get(from.from("echo-"+from.Host.Name), to.ip("echo-"+to.Host.Name, faultNet)+":80")
+			return err
+		})
+	}
+	if err := h1.storeServes(); err == nil {
+		c.Fatal("the store is there, and nothing was shown")
+	}
+	c.storeUp()
+	c.entries("echo")
+	c.chain("echo")
+}
+
+// sameAddress: both hosts are named with what to do, the one that has the address sends
+// nothing to itself, and the others go on.
+func (c *cluster) sameAddress() {
+	c.Helper()
+	h1, h2, h3 := c.sites[0], c.sites[1], c.sites[2]
+	advertise := func(address string) {
+		c.Helper()
+		c.must(h2.DisablePlugin(c.Context(), true))
+		c.must(h2.SetPlugin(c.Context(), "WEFT_ADVERTISE="+address))
+		c.must(h2.EnablePlugin(c.Context()))
+	}
+	beats := []*beat{h1.control(), h1.beat("echo-h1", h3.ip("echo-h3", faultNet), 7)}
+	h1.alive(beats...)
+	defer stopBeats(beats)
+	advertise(h1.IPv4.String())
+	const words = "hosts h1 and h2 advertise one address"
+	for _, s := range c.sites {
+		for _, command := range []string{"hosts", "status"} {
+			c.comesTrue("weft "+command+" to show the clash on "+s.Host.Name, func() error {
+				out, err := s.Run(s.Context(), "weft", command)
+				if err == nil && (!strings.Contains(out, words) || !strings.Contains(out, "WEFT_ADVERTISE")) {
+					err = fmt.Errorf("it shows\n%s", out)
+				}
+				return err
+			})
+		}
+	}
+	c.comesTrue("h1 to tunnel to h3 alone", func() error {
+		out, err := h1.Run(h1.Context(), "bridge", "fdb", "show")
+		if err == nil && (strings.Contains(out, "dst "+h1.IPv4.String()+" ") || strings.Contains(out, "dst "+h2.IPv4.String()+" ") || !strings.Contains(out, "dst "+h3.IPv4.String()+" ")) {
+			err = fmt.Errorf("it has\n%s", out)
+		}
+		return err
+	})
+	h1.unharmed(beats...)
+	advertise("")
+	c.comesTrue("the clash to be over", func() error {
+		out, err := h1.Run(h1.Context(), "weft", "hosts")
+		if err == nil && strings.Contains(out, words) {
+			err = fmt.Errorf("it shows\n%s", out)
+		}
+		return err
+	})
+	c.chain("echo")
+	h1.unharmed(beats...)
 }

@@ -67,12 +67,56 @@ func TestNetworkSyncService(t *testing.T) {
 	h2.server("web", "--network", "mixed")
 	h3.run("client", "--network", "mine")
 	h3.answers(h3.from("client"), hostPort(h2.ip("web", "mixed"), 80), "web")
+	c.byName(h1, h3)
 	// And back: what the service makes, the plugin's host has.
 	h2.docker("network", "create", "-d", "weft", "--ipam-driver", "weft", "-o", "mode=overlay", "back")
 	c.has("back", true, h1)
 	if n, err := h1.listed("back"); err != nil || n.Driver != plugin {
 		t.Errorf("%+v %v", n, err)
 	}
+}
+
+// byName: a host that cannot ask its engine takes part in a network without knowing its
+// subnets, and may be the first to have one.
+func (c *cluster) byName(h1, h3 *site) {
+	c.Helper()
+	join := func(name string, more ...string) []string {
+		return append([]string{"network", "create", "-d", "weft", "--ipam-driver", "weft", "-o", "mode=overlay", "-o", "net=" + name, "--ipam-opt", "net=" + name}, append(more, name)...)
+	}
+	c.must(h1.overlay("auto"))
+	c.must(h1.overlay("dual", "--ipv6", "--subnet", "10.73.0.0/24", "--subnet", "fd73::/64"))
+	for _, name := range []string{"auto", "dual"} {
+		c.comesTrue(name+" to have its name", func() error { _, err := h3.state(name); return err })
+	}
+	h3.refuse([]string{"network auto", "no IPv6 subnet"}, join("auto", "--ipv6")...)
+	h3.docker(join("auto")...)
+	h3.docker(join("dual", "--ipv6")...)
+	h1.server("named", "--network", "auto")
+	h3.run("asks", "--network", "auto")
+	h3.answers(h3.from("asks"), hostPort(h1.ip("named", "auto"), 80), "named")
+	for _, name := range []string{"auto", "dual"} {
+		there, err := h1.listed(name)
+		c.must(err)
+		here, err := h3.listed(name)
+		c.must(err)
+		if got, want := subnetsOf(here), subnetsOf(there); got != want {
+			c.Errorf("%s has %s on h1 and %s on h3", name, want, got)
+		}
+	}
+	// The first of its name: any subnet will do, and then it is the network's.
+	h3.docker(join("first")...)
+	h1.isState("first", "absent")
+	c.must(h1.overlay("first", "-o", "net=first", "--ipam-opt", "net=first"))
+	h1.isState("first", "present")
+}
+
+func subnetsOf(n *engine.Network) string {
+	var out []string
+	for _, s := range n.IPAM.Config {
+		out = append(out, s.Subnet)
+	}
+	slices.Sort(out)
+	return strings.Join(out, " ")
 }
 
 // overlay creates an overlay on one host, as a user does.

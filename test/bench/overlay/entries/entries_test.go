@@ -9,18 +9,16 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/weft-net/weft/driver"
-	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/directory"
+	"github.com/weft-net/weft/internal/directory/directorytest"
 	"github.com/weft-net/weft/internal/firewall"
 	"github.com/weft-net/weft/internal/hostport"
-	"github.com/weft-net/weft/internal/journal"
 	"github.com/weft-net/weft/internal/kernel"
 	"github.com/weft-net/weft/internal/store"
 	"github.com/weft-net/weft/internal/store/storetest"
@@ -90,30 +88,19 @@ func (w *watched) await(more int) <-chan struct{} {
 // member is what every host of the cluster has.
 type member struct {
 	*testing.T
-	cluster   *cluster.Cluster
-	directory *directory.Directory
-	journal   *journal.Journal
-	tasks     []func(context.Context) error
+	*directorytest.Host
 }
 
 func newMember(t *testing.T, etcd *storetest.Cluster, name, address string, onChange func(string)) *member {
 	t.Helper()
-	m := &member{T: t}
 	s, err := store.Open(store.Config{Endpoints: etcd.Endpoints()})
-	m.must(err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() { _ = s.Close() })
-	m.journal, err = journal.Open(filepath.Join(t.TempDir(), "journal.db"))
-	m.must(err)
-	t.Cleanup(func() { _ = m.journal.Close() })
-	id, _, err := cluster.LoadIdentity(m.journal, cluster.Fingerprint{})
-	m.must(err)
-	m.cluster = cluster.New(cluster.Config{
-		Store: s, Journal: m.journal, Identity: id, Name: name, OnChange: func() { m.directory.Poke() },
-		Describe: func() cluster.Host { return cluster.Host{Address: netip.MustParseAddr(address)} },
-	})
-	m.directory = directory.New(directory.Config{Cluster: m.cluster, OnChange: onChange})
-	m.tasks = append(m.tasks, m.cluster.Run, m.directory.Run)
-	return m
+	return &member{T: t, Host: directorytest.New(t, directorytest.Config{
+		Name: name, Store: s, Dir: t.TempDir(), OnChange: onChange, Address: func() netip.Addr { return netip.MustParseAddr(address) },
+	})}
 }
 
 func (m *member) must(err error) {
@@ -123,25 +110,11 @@ func (m *member) must(err error) {
 	}
 }
 
-// run starts the tasks and waits for the store.
-func (m *member) run() {
+// run starts the host and waits for the store.
+func (m *member) run(tasks ...func(context.Context) error) {
 	m.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	var work sync.WaitGroup
-	for _, task := range m.tasks {
-		work.Go(func() { _ = task(ctx) })
-	}
-	m.Cleanup(func() {
-		cancel()
-		work.Wait()
-	})
-	storetest.Eventually(m.T, 20*time.Second, "the host is a member", func() error {
-		err := m.cluster.Ready()
-		if err == nil && !m.directory.Synced() {
-			err = errors.New("the networks were not seen")
-		}
-		return err
-	})
+	m.Start(tasks...)
+	m.Until("the host is a member", m.Ready)
 }
 
 // programmer is the host whose kernel is watched.
@@ -165,13 +138,12 @@ func newProgrammer(t *testing.T, etcd *storetest.Cluster) *programmer {
 	t.Cleanup(func() { _ = k.Close() })
 	p.kernel = &watched{Host: k}
 	kind = overlay.New(overlay.Config{
-		Kernel: p.kernel, Firewall: &firewall.Fake{}, Ports: noPorts{}, Later: kernel.NewLater(k, 0, nil), Directory: p.directory, Addresses: book{},
-		Me: p.cluster.Me, Underlay: func() netip.Addr { return netip.MustParseAddr("192.0.2.1") },
+		Kernel: p.kernel, Firewall: &firewall.Fake{}, Ports: noPorts{}, Later: kernel.NewLater(k, 0, nil), Directory: p.Directory, Addresses: book{},
+		Me: p.Cluster.Me, Underlay: func() netip.Addr { return netip.MustParseAddr("192.0.2.1") },
 	})
-	p.tasks = append(p.tasks, kind.Run)
-	d, err := driver.New(driver.Config{Journal: p.journal, Kernel: k, Firewall: &firewall.Fake{}, Kinds: map[string]driver.Kind{"overlay": kind}, DefaultMode: "overlay"})
+	d, err := driver.New(driver.Config{Journal: p.Journal, Kernel: k, Firewall: &firewall.Fake{}, Kinds: map[string]driver.Kind{"overlay": kind}, DefaultMode: "overlay"})
 	p.must(err)
-	p.run()
+	p.run(kind.Run)
 	subnet := netip.MustParsePrefix("10.60.0.0/16")
 	p.must(d.CreateNetwork(t.Context(), driver.Network{ID: strings.Repeat("a", 64), Options: map[string]string{"net": name},
 		IPv4: []driver.Subnet{{Pool: subnet, Gateway: subnet.Addr().Next()}}}))
@@ -187,13 +159,13 @@ func peers(t *testing.T, etcd *storetest.Cluster, n int) []*member {
 		m := newMember(t, etcd, fmt.Sprintf("h%d", 1+i), fmt.Sprintf("192.0.2.%d", 2+i), nil)
 		m.run()
 		storetest.Eventually(t, 10*time.Second, "the network's name", func() error {
-			have, ok := m.directory.Named(name)
+			have, ok := m.Named(name)
 			if !ok {
 				return errors.New("it is unknown")
 			}
-			joined, err := m.directory.Join(t.Context(), have.UUID)
+			joined, err := m.Join(t.Context(), have.UUID)
 			if err == nil {
-				m.directory.Attend(joined)
+				m.Attend(joined)
 			}
 			return err
 		})
@@ -225,8 +197,8 @@ func (p *programmer) measure(b *board.Board, from []*member) {
 	p.Helper()
 	const rounds, each, most = 10, 3, 500 * time.Millisecond
 	uuid := p.net.Shared.UUID
-	publish := func(i int) { from[i%len(from)].directory.Publish(uuid, endpoint(i)) }
-	withdraw := func(i int) { from[i%len(from)].directory.Withdraw(uuid, endpoint(i).ID) }
+	publish := func(i int) { from[i%len(from)].Publish(uuid, endpoint(i)) }
+	withdraw := func(i int) { from[i%len(from)].Withdraw(uuid, endpoint(i).ID) }
 	var took []time.Duration
 	var calls []int
 	for round := range rounds + 1 {
