@@ -47,16 +47,12 @@ lab-clean: ## remove all test hosts
 	go run ./test/lab/weftlab clean
 
 .PHONY: test
-test: ## linter, unit, kernel, fuzz and end-to-end tests (overlays: test-overlay)
+test: ## linter, unit, kernel, fuzz and end-to-end tests
 	test/run.sh all
 
 .PHONY: test-fast
 test-fast: ## linter and the tests that need no engine, in under a minute
 	test/run.sh fast
-
-.PHONY: test-overlay
-test-overlay: ## the end-to-end tests of overlays, which make test leaves out
-	test/run.sh overlay
 
 .PHONY: bench-run
 bench-run: plugin ## network share of `docker run` against the built-in bridge

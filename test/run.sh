@@ -1,6 +1,5 @@
 #!/bin/bash
-# test/run.sh all|fast|overlay: what `make test`, `make test-fast` and `make
-# test-overlay` run.
+# test/run.sh all|fast: what `make test` and `make test-fast` run.
 # It installs what the tests need, prints one line for each step, and the full
 # output of a step that fails. Logs stay in build/test/.
 set -uo pipefail
@@ -79,15 +78,10 @@ leaked() { # the log of the step is that of the story
 	return $result
 }
 
-# Those of overlays have a run of their own: all together do not fit into half an hour.
-overlays='^(TestOverlay|TestNetworkSync)'
-e2e() { go test -count=1 -timeout 20m -parallel 7 -skip "^TestClusterLeaks$|$overlays" ./test/e2e; }
+e2e() { go test -count=1 -timeout 20m -parallel 7 -skip '^TestClusterLeaks$' ./test/e2e; }
 
 step tools tools
-if [ "$mode" = overlay ]; then
-	step plugin make -s plugin
-	step e2e go test -count=1 -timeout 20m -parallel 4 -run "$overlays" ./test/e2e
-elif [ "$mode" = fast ]; then
+if [ "$mode" = fast ]; then
 	step lint lint
 	step unit unit
 else
