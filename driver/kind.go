@@ -87,6 +87,8 @@ type Shared struct {
 	VNI uint32 `json:"vni,omitempty"`
 	// MTU is that of the containers' interfaces, in bytes.
 	MTU int `json:"mtu,omitempty"`
+	// Domain is that of its addresses, "" for that of all that name none.
+	Domain string `json:"domain,omitempty"`
 	// Seed is what MAC addresses are made from where it is not UUID: a network that took
 	// over another identity keeps them, because containers remember them.
 	Seed string `json:"seed,omitempty"`

@@ -36,10 +36,10 @@ type Config struct {
 	// host's alone. With one, [IPAM.Run] has to run, and OnChange of the cluster has
 	// to call [IPAM.Poke].
 	Cluster *cluster.Cluster
-	// Network returns the subnets of the cluster's network of a name; known is false if
+	// Network returns the pools of the cluster's network of a name; known is false if
 	// there is none. An error says that nobody can tell now. nil means that this host is
 	// in no cluster.
-	Network func(ctx context.Context, name string) (subnets []netip.Prefix, known bool, err error)
+	Network func(ctx context.Context, name string) (pools NetworkPools, known bool, err error)
 	// Leader says that addresses of Swarm networks come from Swarm's leader, which asks
 	// the driver of its own host in [GlobalSpace] (WEFT_SCOPE=global).
 	Leader bool

@@ -3,6 +3,7 @@ package ipam
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -14,8 +15,15 @@ const optNet = "net"
 // waitName is how long the subnets of a network may be asked for.
 const waitName = 2 * time.Second
 
+// NetworkPools are those of a network of the cluster.
+type NetworkPools struct {
+	Subnets []netip.Prefix
+	// Domain is theirs, "" for [DomainCluster].
+	Domain string
+}
+
 // withSubnet puts the subnet of the network that --ipam-opt net names into a request that
-// says none. A network that nobody knows is about to be the first of its name, which may
+// says none, and its domain, if the request says none of those either. A network that nobody knows is about to be the first of its name, which may
 // have any subnet. A request with a subnet, or a size, stays as it is: whether it fits the
 // network is seen when that is created.
 func (m *IPAM) withSubnet(ctx context.Context, req PoolRequest) (PoolRequest, error) {
@@ -33,18 +41,22 @@ func (m *IPAM) withSubnet(ctx context.Context, req PoolRequest) (PoolRequest, er
 	}
 	ctx, cancel := context.WithTimeout(ctx, waitName)
 	defer cancel()
-	subnets, known, err := m.cfg.Network(ctx, name)
+	pools, known, err := m.cfg.Network(ctx, name)
 	if err != nil {
 		return req, refuse(ErrStore, "look at `weft store status`, or give the network's --subnet", "the subnets of network %s are not known: %v", name, err)
 	}
 	if !known {
 		return req, nil
 	}
-	i := slices.IndexFunc(subnets, func(p netip.Prefix) bool { return p.Addr().Is6() == req.IPv6 })
+	i := slices.IndexFunc(pools.Subnets, func(p netip.Prefix) bool { return p.Addr().Is6() == req.IPv6 })
 	if i < 0 {
-		return req, noFamily(name, subnets, req.IPv6)
+		return req, noFamily(name, pools.Subnets, req.IPv6)
 	}
-	req.Subnet = subnets[i]
+	req.Subnet = pools.Subnets[i]
+	if _, said := req.Options[optDomain]; !said && pools.Domain != "" {
+		req.Options = maps.Clone(req.Options)
+		req.Options[optDomain] = pools.Domain
+	}
 	return req, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,13 +22,13 @@ func TestPoolOfANetwork(t *testing.T) {
 	}
 	asked := 0
 	h := newHost(t, func(cfg *ipam.Config) {
-		cfg.Network = func(_ context.Context, name string) ([]netip.Prefix, bool, error) {
+		cfg.Network = func(_ context.Context, name string) (ipam.NetworkPools, bool, error) {
 			asked++
 			if name == "away" {
-				return nil, false, errors.New("it is down")
+				return ipam.NetworkPools{}, false, errors.New("it is down")
 			}
 			list, ok := networks[name]
-			return list, ok, nil
+			return ipam.NetworkPools{Subnets: list}, ok, nil
 		}
 	})
 	for name, c := range map[string]struct {
@@ -93,16 +94,33 @@ func TestPoolOfANetworkAlone(t *testing.T) {
 	wantRefusal(t, err, ipam.ErrOption, "net=demo", "WEFT_STORE")
 }
 
+// TestDomainOfANetwork: its subnet comes with its domain, unless the user says another.
+func TestDomainOfANetwork(t *testing.T) {
+	h := newHost(t, func(cfg *ipam.Config) {
+		cfg.Network = func(context.Context, string) (ipam.NetworkPools, bool, error) {
+			return ipam.NetworkPools{Subnets: []netip.Prefix{prefix("10.1.0.0/24")}, Domain: "lab"}, true, nil
+		}
+	})
+	for want, options := range map[string]map[string]string{"lab": {"net": "demo"}, "mine": {"net": "demo", "domain": "mine"}} {
+		if _, err := h.RequestPool(t.Context(), ipam.PoolRequest{Space: ipam.LocalSpace, Options: options}); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(h.View(), func(p ipam.PoolView) bool { return p.Domain == want }) {
+			t.Errorf("no pool in domain %s: %+v", want, h.View())
+		}
+	}
+}
+
 // TestPoolOfANetworkIsBounded: a store that hangs is not waited for without end.
 func TestPoolOfANetworkIsBounded(t *testing.T) {
 	var left time.Duration
 	h := newHost(t, func(cfg *ipam.Config) {
-		cfg.Network = func(ctx context.Context, _ string) ([]netip.Prefix, bool, error) {
+		cfg.Network = func(ctx context.Context, _ string) (ipam.NetworkPools, bool, error) {
 			end, ok := ctx.Deadline()
 			if ok {
 				left = time.Until(end)
 			}
-			return nil, false, context.DeadlineExceeded
+			return ipam.NetworkPools{}, false, context.DeadlineExceeded
 		}
 	})
 	_, err := h.RequestPool(context.Background(), ipam.PoolRequest{Space: ipam.LocalSpace, Options: map[string]string{"net": "demo"}})

@@ -73,9 +73,10 @@ func (p *pool) ownAddress() (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// Shared is nil if the pool of a subnet, which the newest network on it has or will
-// have, is the cluster's; else it says what to do.
-func (m *IPAM) Shared(subnet netip.Prefix) error {
+// Shared returns the domain of the pool of a subnet, which the newest network on it has
+// or will have, if that is the cluster's: "" for the domain of all that name none. Else
+// the error says what to do.
+func (m *IPAM) Shared(subnet netip.Prefix) (domain string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var newest *pool
@@ -86,9 +87,11 @@ func (m *IPAM) Shared(subnet netip.Prefix) error {
 	}
 	switch {
 	case newest == nil:
-		return refuse(ErrUnknownPool, "create the network with --ipam-driver as well, under the same name as -d", "subnet %s: another IPAM driver gives its addresses, which would collide between hosts", subnet)
+		return "", refuse(ErrUnknownPool, "create the network with --ipam-driver as well, under the same name as -d", "subnet %s: another IPAM driver gives its addresses, which would collide between hosts", subnet)
 	case newest.book.share == nil:
-		return refuse(ErrConfig, "leave --ipam-opt domain=host out", "subnet %s: its addresses are this host's alone, and would collide between hosts", subnet)
+		return "", refuse(ErrConfig, "leave --ipam-opt domain=host out", "subnet %s: its addresses are this host's alone, and would collide between hosts", subnet)
+	case newest.id.domain == DomainCluster:
+		return "", nil
 	}
-	return nil
+	return newest.id.domain, nil
 }

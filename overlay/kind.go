@@ -58,8 +58,9 @@ type Addresses interface {
 	// HostAddresses returns those that it has, TakeHostAddresses takes missing ones.
 	HostAddresses(network string) []netip.Prefix
 	TakeHostAddresses(ctx context.Context, network string) ([]netip.Prefix, error)
-	// Shared is nil for the subnet of a new network whose addresses the hosts share.
-	Shared(subnet netip.Prefix) error
+	// Shared returns the domain of the addresses of a new network's subnet, "" for that of
+	// all that name none; an error if the hosts do not share them.
+	Shared(subnet netip.Prefix) (domain string, err error)
 }
 
 // Config is what [New] takes. All but Directory, Port, DirectSafe and Logger are

@@ -32,8 +32,10 @@ func (k *Kind) PlanNetwork(ctx context.Context, n driver.Network, others []drive
 	if len(n.IPv4) > 1 || len(n.IPv6) > 1 {
 		return n, fmt.Errorf("%w: overlay networks don't support multiple subnets: give one --subnet for each family", driver.ErrOption)
 	}
+	var domain string // of both families: the engine gives both requests the same options
 	for _, s := range n.Subnets() {
-		if err := k.cfg.Addresses.Shared(s.Pool); err != nil {
+		var err error
+		if domain, err = k.cfg.Addresses.Shared(s.Pool); err != nil {
 			return n, fmt.Errorf("%w: %w", driver.ErrOption, err)
 		}
 	}
@@ -48,7 +50,7 @@ func (k *Kind) PlanNetwork(ctx context.Context, n driver.Network, others []drive
 	if err != nil {
 		return n, err
 	}
-	record, err := k.agree(ctx, n, most)
+	record, err := k.agree(ctx, n, common(n, most, domain))
 	if err != nil {
 		return n, err
 	}
@@ -107,8 +109,8 @@ func (k *Kind) underlayMTU(at netip.Addr) (int, error) {
 
 // agree returns the cluster's record of the network: a new one, or with -o net=NAME the
 // one of that name.
-func (k *Kind) agree(ctx context.Context, n driver.Network, mtu int) (directory.Network, error) {
-	want := directory.Network{UUID: cluster.NewID(), Name: n.Options[optName], Mode: n.Mode, Subnets: pools(n), Options: common(n, mtu)}
+func (k *Kind) agree(ctx context.Context, n driver.Network, options map[string]string) (directory.Network, error) {
+	want := directory.Network{UUID: cluster.NewID(), Name: n.Options[optName], Mode: n.Mode, Subnets: pools(n), Options: options}
 	wanted, err := parseVNIs(n.Options[optVNI])
 	if err != nil {
 		return want, err
@@ -172,13 +174,13 @@ func explain(err error) error {
 // shared is what a host keeps of the cluster's record.
 func shared(r directory.Network) *driver.Shared {
 	mtu, _ := strconv.Atoi(r.Options[bridged.OptMTU]) // 0 leaves the kernel's
-	return &driver.Shared{UUID: r.UUID, VNI: r.VNI, MTU: mtu}
+	return &driver.Shared{UUID: r.UUID, VNI: r.VNI, MTU: mtu, Domain: Domain(r)}
 }
 
 // record is what the cluster should know of a network, as this host keeps it.
 func record(n driver.Network) directory.Network {
 	return directory.Network{UUID: n.Shared.UUID, Name: n.Options[optName], Mode: n.Mode, VNI: n.Shared.VNI,
-		Subnets: pools(n), Options: common(n, n.Shared.MTU)}
+		Subnets: pools(n), Options: common(n, n.Shared.MTU, n.Shared.Domain)}
 }
 
 // EnsureNetwork makes the firewall know the network, and bridge and tunnel if this host

@@ -10,6 +10,7 @@ import (
 
 	"github.com/weft-net/weft/driver"
 	"github.com/weft-net/weft/driver/bridged"
+	"github.com/weft-net/weft/internal/directory"
 	"github.com/weft-net/weft/internal/kernel"
 )
 
@@ -75,12 +76,23 @@ func settings(n driver.Network) bridged.Settings {
 	return s
 }
 
+// commonDomain is the domain of a network's addresses among what all hosts have in common:
+// with two domains, two hosts would give one address.
+const commonDomain = "domain"
+
+// Domain is that of the addresses of a network of the cluster, "" for that of all that
+// name none.
+func Domain(r directory.Network) string { return r.Options[commonDomain] }
+
 // common are the options that all hosts of a network must have in common. How a host
 // attaches endpoints and publishes ports is its own affair.
-func common(n driver.Network, mtu int) map[string]string {
+func common(n driver.Network, mtu int, domain string) map[string]string {
 	out := map[string]string{bridged.OptMTU: strconv.Itoa(mtu)}
 	if n.Internal {
 		out["internal"] = "true"
+	}
+	if domain != "" {
+		out[commonDomain] = domain
 	}
 	return out
 }

@@ -28,6 +28,7 @@ type book struct {
 	number int
 	taken  map[string]bool
 	alone  error
+	domain string
 }
 
 func (b *book) HostAddresses(network string) []netip.Prefix {
@@ -46,7 +47,7 @@ func (b *book) TakeHostAddresses(_ context.Context, network string) ([]netip.Pre
 	return b.HostAddresses(network), nil
 }
 
-func (b *book) Shared(netip.Prefix) error { return b.alone }
+func (b *book) Shared(netip.Prefix) (string, error) { return b.domain, b.alone }
 
 // noPorts reserves nothing.
 type noPorts struct{}
@@ -376,6 +377,7 @@ func TestRefusals(t *testing.T) {
 		"another IPAM":    {network("c"), func() { a.book.alone = errors.New("another IPAM driver") }, driver.ErrOption, "another IPAM driver"},
 		"store is down":   {network("c", "net", "third"), func() { a.store.(*store.Fake).SetDown(true) }, directory.ErrNoStore, "known to all hosts"},
 		"other options":   {network("c", "com.docker.network.driver.mtu", "1400"), nil, driver.ErrConflict, "options map["},
+		"another domain":  {network("c"), func() { a.book.domain = "lab" }, driver.ErrConflict, "domain:lab"},
 		"nothing at hand": {driver.Network{ID: id("c"), Options: map[string]string{}}, nil, driver.ErrOption, "needs a subnet"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -392,7 +394,7 @@ func TestRefusals(t *testing.T) {
 			if strings.Contains(a.kernel.Dump(), "wf-") {
 				t.Errorf("something is left:\n%s", a.kernel.Dump())
 			}
-			a.book.alone = nil
+			a.book.alone, a.book.domain = nil, ""
 			a.store.(*store.Fake).SetDown(false)
 			a.ready()
 			if len(a.Networks()) == 0 {

@@ -13,6 +13,7 @@ import (
 	"github.com/weft-net/weft/internal/config"
 	"github.com/weft-net/weft/internal/journal"
 	"github.com/weft-net/weft/ipam"
+	"github.com/weft-net/weft/overlay"
 )
 
 // leaksEvery is a little more than the minute that two answers must be apart.
@@ -64,15 +65,15 @@ func (h *house) openIPAM(cfg config.Config, blind bool, log *slog.Logger) (*ipam
 	out := ipam.Config{Journal: h.journal, Seed: h.hostID, Pools: pools, Routes: h.onLink, Logger: log, Holders: h.ipamHolders, Cluster: h.cluster,
 		OnConflict: h.tellConflicts, Blind: blind, Leader: cfg.Scope == "global"}
 	if h.cluster != nil {
-		out.Network = h.subnetsOf
+		out.Network = h.poolsOf
 	}
 	return ipam.New(out)
 }
 
-// subnetsOf are those of the cluster's network of a name.
-func (h *house) subnetsOf(ctx context.Context, name string) ([]netip.Prefix, bool, error) {
+// poolsOf are those of the cluster's network of a name.
+func (h *house) poolsOf(ctx context.Context, name string) (ipam.NetworkPools, bool, error) {
 	n, ok, err := h.directory.Lookup(ctx, name)
-	return n.Subnets, ok, err
+	return ipam.NetworkPools{Subnets: n.Subnets, Domain: overlay.Domain(n)}, ok, err
 }
 
 // tellConflicts lets the driver keep off the network what has an address of another

@@ -44,7 +44,7 @@ func (b book) TakeHostAddresses(_ context.Context, network string) ([]netip.Pref
 	return b.HostAddresses(network), nil
 }
 
-func (book) Shared(netip.Prefix) error { return nil }
+func (book) Shared(netip.Prefix) (string, error) { return "", nil }
 
 // noPorts reserves nothing.
 type noPorts struct{}
