@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weft-net/weft/driver"
+	"github.com/weft-net/weft/internal/firewall"
 	"github.com/weft-net/weft/internal/kernel"
 )
 
@@ -24,6 +25,11 @@ type tunnel struct {
 	up atomic.Bool
 	// programmed is what the kernel has, nil if it has to be asked.
 	programmed *kernel.Forwarding
+	// short are the short cuts that were set last, nil if they are those of an earlier
+	// process.
+	short *firewall.Shortcuts
+	// stale says that what an earlier process left may name the wrong places.
+	stale atomic.Bool
 }
 
 func (t *tunnel) lock() (unlock func()) {
@@ -84,7 +90,7 @@ func (k *Kind) Run(ctx context.Context) error {
 	for {
 		k.followUnderlay(ctx)
 		for _, uuid := range k.takeDirty() {
-			if err := k.program(uuid, false); err != nil {
+			if err := k.program(ctx, uuid); err != nil {
 				k.log.Error("program a network's entries; it is tried again", "network", uuid, "err", err)
 				k.mu.Lock()
 				k.dirty[uuid] = true
@@ -135,10 +141,10 @@ func (k *Kind) takeDirty() []string {
 	return out
 }
 
-// program makes the kernel have a network's entries. whole asks the kernel what it
-// has; else what was programmed last counts. As long as the directory has not seen the
-// network, nothing is taken away.
-func (k *Kind) program(uuid string, whole bool) error {
+// program makes the kernel have a network's entries and short cuts. As long as the
+// directory has not seen the network, nothing is taken away but short cuts that could
+// lead to where nobody is: without them frames pass the bridge, which sees for itself.
+func (k *Kind) program(ctx context.Context, uuid string) error {
 	k.mu.Lock()
 	t := k.tunnels[uuid]
 	k.mu.Unlock()
@@ -146,11 +152,21 @@ func (k *Kind) program(uuid string, whole bool) error {
 		return nil
 	}
 	defer t.lock()()
-	if !t.up.Load() || !k.cfg.Directory.Follows(uuid) {
+	if !t.up.Load() {
 		return nil
 	}
-	if whole || t.programmed == nil {
-		have, err := k.entries(t)
+	if !k.cfg.Directory.Follows(uuid) {
+		if !t.stale.Load() {
+			return nil
+		}
+		return k.shorten(ctx, t, firewall.Shortcuts{Network: t.net.ID})
+	}
+	at, err := k.place(t)
+	if err != nil {
+		return err
+	}
+	if t.programmed == nil {
+		have, err := k.entries(t, at)
 		if errors.Is(err, kernel.ErrNotFound) {
 			return nil // reconcile makes the device, and comes again
 		}
@@ -159,26 +175,68 @@ func (k *Kind) program(uuid string, whole bool) error {
 		}
 		t.programmed = &have
 	}
-	want := forwarding(place{bridge: t.net.Device, vxlan: t.net.Tunnel, local: k.cfg.Underlay()}, k.cfg.Me(), k.cfg.Directory.Endpoints(uuid))
+	eps := k.cfg.Directory.Endpoints(uuid)
+	want, short := forwarding(at, k.cfg.Me(), eps), shortcuts(t.net.ID, at, k.cfg.Me(), eps)
+	// A short cut goes before the entries that it rests on, and comes after them.
+	if t.short != nil {
+		if err := k.shorten(ctx, t, t.short.Common(short)); err != nil {
+			return err
+		}
+	}
 	changes := kernel.DiffForwarding(want, *t.programmed)
-	if changes.Len() == 0 {
+	if changes.Len() > 0 {
+		if err := k.cfg.Kernel.ApplyForwarding(changes); err != nil {
+			t.programmed = nil
+			return err
+		}
+		t.programmed = &want
+		k.announce(arrived(t.net.Tunnel, want, changes.Add.Neighbors))
+	}
+	return k.shorten(ctx, t, short)
+}
+
+// shorten sets a network's short cuts, unless they are so already.
+func (k *Kind) shorten(ctx context.Context, t *tunnel, want firewall.Shortcuts) error {
+	if t.short != nil && (t.short.Equal(want) || t.short.Empty() && want.Empty()) {
 		return nil
 	}
-	if err := k.cfg.Kernel.ApplyForwarding(changes); err != nil {
-		t.programmed = nil
+	t.short = nil
+	if err := k.cfg.Firewall.SetShortcuts(ctx, want); err != nil {
 		return err
 	}
-	t.programmed = &want
-	k.announce(arrived(want, changes.Add.Neighbors))
+	t.short = &want
+	t.stale.Store(false)
 	return nil
+}
+
+// place asks the kernel for the ports of a network's bridge that are not on their way
+// out.
+func (k *Kind) place(t *tunnel) (place, error) {
+	at := place{bridge: t.net.Device, vxlan: t.net.Tunnel, local: k.cfg.Underlay(), links: map[string]int{}}
+	all, err := k.cfg.Kernel.Links()
+	if err != nil {
+		return at, err
+	}
+	bridge := 0
+	for _, l := range all {
+		if l.Name == at.bridge {
+			bridge = l.Index
+		}
+	}
+	for _, l := range all {
+		if bridge != 0 && l.Master == bridge && l.Group != kernel.DoomedGroup {
+			at.links[l.Name] = l.Index
+		}
+	}
+	return at, nil
 }
 
 // arrived are the neighbours that came on other hosts. A container here must not hear of
 // its own address: while it looks for duplicates, it would take that for one.
-func arrived(want kernel.Forwarding, came []kernel.Neighbor) []kernel.Neighbor {
+func arrived(vxlan string, want kernel.Forwarding, came []kernel.Neighbor) []kernel.Neighbor {
 	remote := make(map[kernel.MAC]bool)
 	for _, e := range want.FDB {
-		remote[e.MAC] = true
+		remote[e.MAC] = remote[e.MAC] || e.Link == vxlan
 	}
 	return slices.DeleteFunc(slices.Clone(came), func(n kernel.Neighbor) bool { return !remote[n.MAC] })
 }
@@ -196,10 +254,20 @@ func (k *Kind) announce(came []kernel.Neighbor) {
 }
 
 // entries asks the kernel.
-func (k *Kind) entries(t *tunnel) (kernel.Forwarding, error) {
+func (k *Kind) entries(t *tunnel, at place) (kernel.Forwarding, error) {
 	fdb, err := k.cfg.Kernel.FDB(t.net.Tunnel)
 	if err != nil {
 		return kernel.Forwarding{}, err
+	}
+	for link := range at.links {
+		if link == t.net.Tunnel {
+			continue
+		}
+		more, err := k.cfg.Kernel.FDB(link)
+		if err != nil && !errors.Is(err, kernel.ErrNotFound) {
+			return kernel.Forwarding{}, err
+		}
+		fdb = append(fdb, more...)
 	}
 	neighbors, err := k.cfg.Kernel.Neighbors(t.net.Device)
 	return kernel.Forwarding{FDB: fdb, Neighbors: neighbors}, err

@@ -69,13 +69,21 @@ func (t *tables) redial() error {
 
 func (t *tables) close() error { return t.conn.CloseLasting() }
 
-// apply makes the change in one transaction, in whatever tables.
-func (t *tables) apply(c change) error {
-	if c.empty() {
-		return nil
+// apply makes the change, and what was added to the transaction before, in one
+// transaction. Each set is in one of the tables.
+func (t *tables) apply(c change, in ...table) error {
+	for _, of := range in {
+		if err := t.put(c.of(of), of); err != nil {
+			return errors.Join(err, t.redial())
+		}
 	}
+	return t.flush("changing the sets")
+}
+
+// put adds the change of one table's sets to the next transaction.
+func (t *tables) put(c change, of table) error {
 	for _, set := range c.sets() {
-		s := &nftables.Set{Table: tableOf(set).kernel(), Name: string(set), IsMap: true}
+		s := &nftables.Set{Table: of.kernel(), Name: string(set), IsMap: true}
 		for chunk := range slices.Chunk(c.remove[set], maxElements) {
 			if err := t.conn.SetDeleteElements(s, setElements(set, chunk)); err != nil {
 				return fmt.Errorf("removing from set %s: %w", set, err)
@@ -87,7 +95,7 @@ func (t *tables) apply(c change) error {
 			}
 		}
 	}
-	return t.flush("changing the sets")
+	return nil
 }
 
 func (t *tables) flush(doing string) error {
@@ -133,7 +141,7 @@ func (t *tables) exists(family nftables.TableFamily, name string) (bool, error) 
 func (t *tables) drop(of ...table) ([]table, error) {
 	var dropped []table
 	for _, w := range of {
-		switch ok, err := t.exists(w.family, tableName); {
+		switch ok, err := t.exists(w.family, w.name); {
 		case err != nil:
 			return dropped, err
 		case !ok:
@@ -177,7 +185,7 @@ func (t *tables) dump(of table, kind, tableAttr uint16, attrs ...netlink.Attribu
 		return nil, err
 	}
 	defer func() { _ = c.Close() }()
-	data, err := netlink.MarshalAttributes(append([]netlink.Attribute{{Type: tableAttr, Data: []byte(tableName + "\x00")}}, attrs...))
+	data, err := netlink.MarshalAttributes(append([]netlink.Attribute{{Type: tableAttr, Data: []byte(of.name + "\x00")}}, attrs...))
 	if err != nil {
 		return nil, err
 	}
@@ -204,7 +212,7 @@ const dumpAttempts = 20
 // fingerprint digests the table's rules and chains, and counts the rules. Two
 // loads of one skeleton have the same fingerprint, elements aside.
 func (t *tables) fingerprint(of table) (digest string, rules int, err error) {
-	there, err := t.conn.ListTableOfFamily(tableName, of.family)
+	there, err := t.conn.ListTableOfFamily(of.name, of.family)
 	if err != nil {
 		return "", 0, fmt.Errorf("reading the table: %w", err)
 	}
@@ -225,7 +233,7 @@ func (t *tables) fingerprint(of table) (digest string, rules int, err error) {
 				fields = append(fields, string(ad.Bytes()))
 			}
 		}
-		if table == tableName {
+		if table == of.name {
 			fmt.Fprintf(h, "%s %q\n", what, fields)
 			if what == "rule" {
 				rules++
