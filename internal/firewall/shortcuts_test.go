@@ -1,11 +1,18 @@
 package firewall
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // somewhere is an address that no device has.
@@ -168,5 +175,254 @@ func TestShortcutsGolden(t *testing.T) {
 	}
 	if err := later.SetShortcuts(ctx, Shortcuts{Network: "n0"}); err != nil || strings.Contains(list(), "table") {
 		t.Errorf("%v, left:\n%s", err, list())
+	}
+}
+
+// station is the container of a host of the lab, as its host sees it.
+func (l *overlayLab) station(t *testing.T, i int) Station {
+	t.Helper()
+	return Station{l.mac(t, l.containers[i], "eth0"), l.hosts[i].lookup(t, "wv-1")}
+}
+
+func (l *overlayLab) mac(t *testing.T, ns namespace, link string) (m MAC) {
+	t.Helper()
+	text := strings.TrimSpace(ns.sh(t, fmt.Sprintf("ip -o link show %s | grep -o 'ether [^ ]*' | cut -c7-", link)))
+	hw, err := net.ParseMAC(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(m[:], hw)
+	return m
+}
+
+// shorten sets the short cuts of both hosts.
+func (l *overlayLab) shorten(t *testing.T) {
+	t.Helper()
+	for i, fw := range l.firewalls {
+		s := Shortcuts{Network: "n0", Tunnel: l.hosts[i].lookup(t, "wx-1"), Here: []Station{l.station(t, i)}, There: []MAC{l.station(t, 1-i).MAC}}
+		if err := fw.SetShortcuts(testContext(t), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// noTransit drops what is neither ARP nor ICMPv6 and crosses the bridge from port to port.
+const noTransit = `nft 'table bridge foreign { chain c { type filter hook forward priority -10; meta l4proto != icmpv6 drop; }; }'`
+
+// TestShortWay: what two containers say to each other does not pass the bridge, and all
+// else does: ARP, ICMPv6, the hosts' frames, those with another source.
+func TestShortWay(t *testing.T) {
+	for _, brNetfilter := range []bool{false, true} {
+		t.Run(fmt.Sprintf("br_netfilter=%t", brNetfilter), func(t *testing.T) {
+			t.Parallel()
+			l := newOverlayLab(t, brNetfilter)
+			for i, c := range l.containers {
+				if err := l.firewalls[i].AddNetwork(testContext(t), overlayNetwork()); err != nil {
+					t.Fatal(err)
+				}
+				l.hosts[i].sh(t, "ip link set wv-1 mtu 1400; "+noTransit)
+				for _, addr := range []string{"10.5.0.1%d:80", "[fd05::1%d]:80"} {
+					at := mustAddr(fmt.Sprintf(addr, i+1))
+					c.serve(t, "tcp", at)
+					c.serve(t, "udp", at)
+				}
+			}
+			// reaches says by which protocols and families container 0 and its host reach
+			// container 1.
+			reaches := func() string {
+				var out []string
+				for name, ns := range map[string]namespace{"container": l.containers[0], "host": l.hosts[0]} {
+					for _, network := range []string{"tcp", "udp"} {
+						for _, to := range []string{"10.5.0.12:80", "[fd05::12]:80"} {
+							if ns.reach(network, to, dropTimeout) != "" {
+								out = append(out, fmt.Sprintf("%s %s %s", name, network, to))
+							}
+						}
+					}
+				}
+				slices.Sort(out)
+				return strings.Join(out, "\n")
+			}
+			check := func(when, want string) {
+				t.Helper()
+				if got := reaches(); got != want {
+					t.Errorf("%s: past the bridge goes\n%s\nwant\n%s", when, got, want)
+				}
+			}
+			const all = "container tcp 10.5.0.12:80\ncontainer tcp [fd05::12]:80\ncontainer udp 10.5.0.12:80\ncontainer udp [fd05::12]:80"
+			check("without short cuts", "")
+			l.shorten(t)
+			check("with short cuts", all)
+			for i, c := range l.containers {
+				c.sh(t, "ip neigh flush dev eth0")
+				l.hosts[i].sh(t, "ip neigh flush dev wf-1")
+				c.ping(t, fmt.Sprintf("10.5.0.1%d", 2-i)) // ARP passes the bridge
+				c.ping(t, fmt.Sprintf("fd05::1%d", 2-i))  // so does this
+			}
+			if err := l.firewalls[1].SetShortcuts(testContext(t), Shortcuts{Network: "n0"}); err != nil {
+				t.Fatal(err)
+			}
+			check("with short cuts on one side", "")
+			l.shorten(t)
+			own := l.mac(t, l.containers[0], "eth0")
+			l.containers[0].sh(t, "ip link set eth0 address 02:00:00:00:77:77")
+			check("from an address that is not the container's", "")
+			l.containers[0].sh(t, "ip link set eth0 address "+own.String())
+			l.containers[0].sh(t, "ip route replace default via 10.5.0.1; ip -6 route replace default via fd05::1")
+			check("from its own again", all)
+			l.tooLarge(t)
+			for _, h := range l.hosts {
+				h.sh(t, "nft flush ruleset")
+			}
+			if got := reaches(); !strings.Contains(got, all) {
+				t.Errorf("without any rules there is reached\n%s", got)
+			}
+		})
+	}
+}
+
+// tooLarge: a container that gives itself a larger MTU gets no more through than before.
+func (l *overlayLab) tooLarge(t *testing.T) {
+	t.Helper()
+	c := l.containers[0]
+	c.sh(t, "ip link set eth0 mtu 9000")
+	defer c.sh(t, "ip link set eth0 mtu 1400")
+	wire := l.hosts[0].tap(t, "u0")
+	for _, size := range []int{3000, 1400 - 28} { // the second is the last to be heard
+		c.sh(t, fmt.Sprintf("head -c %d /dev/zero > /dev/udp/10.5.0.12/4444", size))
+	}
+	b := make([]byte, 16384)
+	for {
+		n, _, err := unix.Recvfrom(wire, b, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			t.Fatalf("the last packet is not heard: %v", err)
+		}
+		in := inner(b[:n])
+		if len(in) < 38 || binary.BigEndian.Uint16(in[36:]) != 4444 {
+			if n > 1500 {
+				t.Errorf("%d bytes in the tunnel", n)
+			}
+			continue
+		}
+		if len(in) > 14+1400 {
+			t.Errorf("a frame of %d bytes in a tunnel of 1400", len(in))
+			continue
+		}
+		return
+	}
+}
+
+// unordered leaves out in which order chains were made.
+func unordered(listing string) string {
+	return strings.Join(slices.Sorted(strings.Lines(listing)), "")
+}
+
+// TestShortcutsOfGoneLinks: a container's chain goes with its link, by itself on old
+// kernels. A link that comes again under the same name is another one.
+func TestShortcutsOfGoneLinks(t *testing.T) {
+	for name, gone := range map[string]string{"new kernel": "ip link del wv-a", "old kernel": "ip link del wv-a; nft delete chain netdev weft-vx-weft0 wv-a || true"} {
+		t.Run(name, func(t *testing.T) {
+			ns := newNamespace(t)
+			ctx := testContext(t)
+			fw := newNFT(t, ns)
+			n := tunnelled(network("n0", "weft0", "10.1.0.0/24", ""))
+			s := Shortcuts{Network: "n0", Tunnel: ns.device(t, n.Tunnel), There: []MAC{somewhere(3)}}
+			for i, name := range []string{"wv-a", "wv-b"} {
+				s.Here = append(s.Here, Station{somewhere(i + 1), ns.device(t, name)})
+			}
+			set := func(s Shortcuts) {
+				t.Helper()
+				if err := fw.SetShortcuts(ctx, s); err != nil {
+					t.Fatal(err)
+				}
+				if repaired, err := fw.Mend(ctx); err != nil || len(repaired) > 0 || len(fw.refused) > 0 {
+					t.Errorf("repaired %q, %v, refused %v", repaired, err, fw.refused)
+				}
+			}
+			if err := fw.AddNetwork(ctx, n); err != nil {
+				t.Fatal(err)
+			}
+			set(s)
+			before := ns.sh(t, "nft list ruleset netdev")
+			ns.sh(t, gone)
+			less := s
+			less.Here = s.Here[1:]
+			set(less)
+			if got := ns.sh(t, "nft list ruleset netdev"); strings.Contains(got, "wv-a") {
+				t.Errorf("left of a link that went:\n%s", got)
+			}
+			s.Here = []Station{{somewhere(1), ns.device(t, "wv-a")}, s.Here[1]}
+			set(s)
+			// Made anew between two calls.
+			ns.sh(t, gone)
+			s.Here = []Station{{somewhere(1), ns.device(t, "wv-a")}, s.Here[1]}
+			set(s)
+			if got := ns.sh(t, "nft list ruleset netdev"); unordered(got) != unordered(before) {
+				t.Errorf("with new links:\n%s\nbefore:\n%s", got, before)
+			}
+			s.Tunnel = ns.device(t, n.Tunnel)
+			set(s)
+			if got := ns.sh(t, "nft list ruleset netdev"); unordered(got) != unordered(before) {
+				t.Errorf("with a new tunnel:\n%s\nbefore:\n%s", got, before)
+			}
+		})
+	}
+}
+
+// TestKernelWithoutShortcuts has an nft that refuses them: everything else works, and
+// weft says so, once for each network.
+func TestKernelWithoutShortcuts(t *testing.T) {
+	ns := newNamespace(t)
+	ctx := testContext(t)
+	var log strings.Builder
+	nft := filepath.Join(t.TempDir(), "nft")
+	refusing := "#!/bin/sh\ntext=$(cat)\ncase $text in *'table netdev'*) echo 'Error: Operation not supported' >&2; exit 1; esac\necho \"$text\" | exec nft -f -\n"
+	if err := os.WriteFile(nft, []byte(refusing), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	fw := newNFT(t, ns)
+	fw.config.NftPath, fw.log = nft, slog.New(slog.NewTextHandler(&log, nil))
+	n := tunnelled(network("n0", "weft0", "10.1.0.0/24", ""))
+	s := Shortcuts{Network: "n0", Tunnel: ns.device(t, n.Tunnel), Here: []Station{{somewhere(1), ns.device(t, "wv-a")}}, There: []MAC{somewhere(3)}}
+	more := s
+	more.There = append(more.There, somewhere(4))
+	for _, call := range []func() error{
+		func() error { return fw.AddNetwork(ctx, n) },
+		func() error { return fw.SetShortcuts(ctx, s) },
+		func() error { return fw.SetShortcuts(ctx, more) },
+		func() error { return fw.AddNetwork(ctx, tunnelled(weft1())) },
+		func() error { _, err := fw.Mend(ctx); return err },
+	} {
+		if err := call(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := fw.Status(ctx).Shortcuts; !strings.Contains(got, "Operation not supported") {
+		t.Errorf("Status says %q", got)
+	}
+	if n := strings.Count(log.String(), "does not take the short way"); n != 1 {
+		t.Errorf("%d warnings, want one:\n%s", n, log.String())
+	}
+	fw.config.NftPath = "" // a module that comes late
+	if _, err := fw.Mend(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := fw.Status(ctx).Shortcuts; !strings.Contains(got, "do not pass the bridge") {
+		t.Errorf("Status says %q", got)
+	}
+	if got := kernelShortcuts(t, fw); len(got) != 4 {
+		t.Errorf("in force: %q", got)
+	}
+	// It refuses again: what is no longer true does not stay.
+	fw.config.NftPath = nft
+	more.Tunnel = ns.device(t, n.Tunnel)
+	if err := fw.SetShortcuts(ctx, more); err != nil {
+		t.Fatal(err)
+	}
+	if got := kernelShortcuts(t, fw); len(got) != 0 {
+		t.Errorf("in force: %q", got)
 	}
 }
