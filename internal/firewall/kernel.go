@@ -20,6 +20,10 @@ type tables struct {
 	conn *nftables.Conn
 	// port is the address of the socket: the kernel signs our changes with it.
 	port uint32
+	// look is the socket of dumps, nil until one is needed. It stays open: when any is
+	// closed, the kernel first waits, for tens of milliseconds and with all changes of
+	// rules locked out, until what was deleted before is gone.
+	look *netlink.Conn
 }
 
 func openTables(ns namespace) (*tables, error) {
@@ -67,7 +71,16 @@ func (t *tables) redial() error {
 	return errors.Join(t.conn.CloseLasting(), t.dial())
 }
 
-func (t *tables) close() error { return t.conn.CloseLasting() }
+func (t *tables) close() error { return errors.Join(t.conn.CloseLasting(), t.lookAway()) }
+
+// lookAway closes the socket of dumps.
+func (t *tables) lookAway() error {
+	if t.look == nil {
+		return nil
+	}
+	defer func() { t.look = nil }()
+	return t.look.Close()
+}
 
 // apply makes the change, and what was added to the transaction before, in one
 // transaction. Each set is in one of the tables.
@@ -180,17 +193,19 @@ func (t *tables) elements(of table) (map[setName][]raw, error) {
 // dump asks for all objects of a kind in the table, again if the rules changed
 // while the kernel was answering.
 func (t *tables) dump(of table, kind, tableAttr uint16, attrs ...netlink.Attribute) ([]netlink.Message, error) {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: t.ns.fd()})
-	if err != nil {
-		return nil, err
+	if t.look == nil {
+		c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: t.ns.fd()})
+		if err != nil {
+			return nil, err
+		}
+		t.look = c
 	}
-	defer func() { _ = c.Close() }()
 	data, err := netlink.MarshalAttributes(append([]netlink.Attribute{{Type: tableAttr, Data: []byte(of.name + "\x00")}}, attrs...))
 	if err != nil {
 		return nil, err
 	}
 	for range dumpAttempts {
-		msgs, err := c.Execute(netlink.Message{
+		msgs, err := t.look.Execute(netlink.Message{
 			Header: netlink.Header{
 				Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
 				Flags: netlink.Request | netlink.Dump,
@@ -198,7 +213,7 @@ func (t *tables) dump(of table, kind, tableAttr uint16, attrs ...netlink.Attribu
 			Data: append([]byte{byte(of.family), 0, 0, 0}, data...),
 		})
 		if err != nil {
-			return nil, err
+			return nil, errors.Join(err, t.lookAway()) // answers may be left on it
 		}
 		if !slices.ContainsFunc(msgs, func(m netlink.Message) bool { return m.Header.Flags&unix.NLM_F_DUMP_INTR != 0 }) {
 			return msgs, nil

@@ -147,7 +147,9 @@ func (n *NFT) install(ctx context.Context, t table, want map[setName][]element) 
 	if program == "" {
 		program = "nft"
 	}
-	if err := t.load(ctx, n.tables.ns, program, t.ruleset(want)); err != nil {
+	// The kernel lets nft end only when what it deleted is gone, which takes a while.
+	there, err := n.tables.exists(t.family, t.name)
+	if err := t.load(ctx, n.tables.ns, program, t.ruleset(want, there || err != nil)); err != nil {
 		return err
 	}
 	n.learn(t)

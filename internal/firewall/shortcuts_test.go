@@ -176,6 +176,10 @@ func TestShortcutsGolden(t *testing.T) {
 	if err := later.SetShortcuts(ctx, Shortcuts{Network: "n0"}); err != nil || strings.Contains(list(), "table") {
 		t.Errorf("%v, left:\n%s", err, list())
 	}
+	// One that has no facts at all takes them away when it is told to.
+	if err := errors.Join(later.SetShortcuts(ctx, s), newNFT(t, ns).Reset(ctx)); err != nil || ns.sh(t, "nft list ruleset") != "" {
+		t.Errorf("%v, left:\n%s", err, ns.sh(t, "nft list ruleset"))
+	}
 }
 
 // station is the container of a host of the lab, as its host sees it.

@@ -77,11 +77,14 @@ func cutVerdict(text string) (chain string, ok bool) {
 	return strings.CutPrefix(text, gotoPrefix)
 }
 
-// ruleset returns the text that replaces the table, whatever is there, by the
-// skeleton filled with the elements. nft loads it as one transaction.
-func (t table) ruleset(want map[setName][]element) string {
+// ruleset returns the text that makes the table of the skeleton filled with the
+// elements; replace puts it in the place of whatever is there. nft loads it as one
+// transaction.
+func (t table) ruleset(want map[setName][]element, replace bool) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "table %s\ndelete table %s\n", t, t)
+	if replace {
+		fmt.Fprintf(&b, "table %s\ndelete table %s\n", t, t)
+	}
 	b.WriteString(t.skeleton)
 	for _, set := range t.sets {
 		for _, e := range want[set] {
