@@ -15,6 +15,7 @@ func (k *Kind) Join(ctx context.Context, n driver.Network, ep driver.Endpoint) (
 	}
 	joined, answer, err := k.Endpoints.Join(ctx, n, ep)
 	if err == nil {
+		k.attend(n).stale.Store(true)
 		k.publish(n, joined)
 	}
 	return joined, answer, err

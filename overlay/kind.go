@@ -36,6 +36,7 @@ type Firewall interface {
 	bridged.Firewall
 	AddNetwork(ctx context.Context, n firewall.Network) error
 	RemoveNetwork(ctx context.Context, id string) error
+	SetShortcuts(ctx context.Context, s firewall.Shortcuts) error
 }
 
 // Directory is what the hosts know in common; see package directory.

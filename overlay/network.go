@@ -221,8 +221,12 @@ func (k *Kind) ensureTunnel(n driver.Network, t *tunnel, own []netip.Prefix) err
 		Name: n.Tunnel, Alias: "weft network " + n.ID, VNI: n.Shared.VNI, Port: k.cfg.Port, Local: at, MTU: n.Shared.MTU, Bridge: n.Device,
 		MAC: driver.MAC(n.Shared.MACSeed()+"/tunnel", own[0].Addr()),
 	}
-	if _, err := k.cfg.Kernel.EnsureVXLAN(v); err != nil {
+	change, err := k.cfg.Kernel.EnsureVXLAN(v)
+	if err != nil {
 		return err
+	}
+	if change == kernel.Made {
+		t.stale.Store(true)
 	}
 	k.publishOwn(n, own, b)
 	t.up.Store(true)

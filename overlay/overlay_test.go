@@ -180,6 +180,18 @@ func (h *host) programs(words ...string) func() bool {
 	}
 }
 
+// cuts reports whether the firewall has a short cut with these words.
+func (h *host) cuts(words string) func() bool {
+	return func() bool {
+		for line := range strings.Lines(h.fw.Dump()) {
+			if strings.HasPrefix(line, "netdev ") && strings.Contains(line, words) {
+				return true
+			}
+		}
+		return false
+	}
+}
+
 func not(ok func() bool) func() bool { return func() bool { return !ok() } }
 
 func two(t *testing.T) (fake *store.Fake, a, b *host) {
@@ -242,6 +254,67 @@ func TestLife(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// TestShortcuts: containers of two hosts have the short way from when both are known
+// until one leaves, on a link of whatever index, and the bridge knows where they are.
+func TestShortcuts(t *testing.T) {
+	_, a, b := two(t)
+	ep := a.container("c", "a", "10.60.0.5/24")
+	a.until("the bridge keeps its place", a.programs("fdb "+ep.MAC, "dev "+ep2link(ep), "master"))
+	if a.cuts("")() {
+		t.Errorf("short cuts to nobody:\n%s", a.fw.Dump())
+	}
+	other := b.container("d", "b", "10.60.0.6/24")
+	for h, macs := range map[*host][2]string{a: {ep.MAC, other.MAC}, b: {other.MAC, ep.MAC}} {
+		h.until("one here", h.cuts("here "+macs[0]))
+		h.until("one there", h.cuts("there "+macs[1]))
+	}
+	index := func() string {
+		l, err := a.kernel.LinkByName(ep2link(ep))
+		a.must(err)
+		return fmt.Sprint(l.Index)
+	}
+	before := index()
+	a.must(a.Leave(t.Context(), ep.Network, ep.ID))
+	b.until("nobody there", not(b.cuts("")))
+	a.until("nobody here", not(a.cuts("")))
+	a.must(a.DeleteEndpoint(t.Context(), ep.Network, ep.ID))
+	a.must(a.kernel.DeleteLink(ep2link(ep))) // nobody runs what does it later
+	a.container("c", "a", "10.60.0.5/24")
+	a.until("the same again", a.cuts("here "+ep.MAC+" : "+index()))
+	if index() == before {
+		t.Error("the new link is the old one")
+	}
+	b.until("there again", b.cuts("there "+ep.MAC))
+	for _, n := range a.Networks() { // whoever deletes the tunnel: the new one is another
+		a.must(a.kernel.DeleteLink(n.Tunnel))
+	}
+	_, err := a.Reconcile(t.Context(), driver.Full)
+	a.must(err)
+	a.until("on the new tunnel", func() bool { return a.cuts("here "+ep.MAC)() && a.programs("dst 192.0.2.2")() })
+	for _, h := range []*host{a, b} {
+		for _, n := range h.Networks() {
+			h.must(h.DeleteNetwork(t.Context(), n.ID))
+		}
+		if h.cuts("")() {
+			t.Errorf("%s: left:\n%s", h.name, h.fw.Dump())
+		}
+	}
+}
+
+func ep2link(ep driver.Endpoint) string { return driver.PrefixHost + ep.ID[:12] }
+
+// TestShortcutsFail: what the firewall does not take is tried again.
+func TestShortcutsFail(t *testing.T) {
+	_, a, b := two(t)
+	ep := a.container("c", "a", "10.60.0.5/24")
+	a.until("a's own", a.programs("fdb "+ep.MAC))
+	a.fw.Fail(errors.New("boom"))
+	other := b.container("d", "b", "10.60.0.6/24")
+	a.until("entries without short cuts", a.programs("fdb "+other.MAC))
+	a.fw.Fail(nil)
+	a.until("short cuts", a.cuts("there "+other.MAC))
 }
 
 // TestMove: an address that starts on another host is there at once, whatever becomes

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weft-net/weft/driver"
+	"github.com/weft-net/weft/internal/firewall"
 	"github.com/weft-net/weft/internal/kernel"
 )
 
@@ -24,6 +25,11 @@ type tunnel struct {
 	up atomic.Bool
 	// programmed is what the kernel has, nil if it has to be asked.
 	programmed *kernel.Forwarding
+	// short are the short cuts that were set last, nil if they are those of an earlier
+	// process.
+	short *firewall.Shortcuts
+	// stale says that what an earlier process left may name the wrong places.
+	stale atomic.Bool
 }
 
 func (t *tunnel) lock() (unlock func()) {
@@ -85,7 +91,7 @@ func (k *Kind) Run(ctx context.Context) error {
 		k.followUnderlay(ctx)
 		k.followAddresses()
 		for _, uuid := range k.takeDirty() {
-			if err := k.program(uuid, false); err != nil {
+			if err := k.program(ctx, uuid); err != nil {
 				k.log.Error("program a network's entries; it is tried again", "network", uuid, "err", err)
 				k.mu.Lock()
 				k.dirty[uuid] = true
@@ -136,10 +142,11 @@ func (k *Kind) takeDirty() []string {
 	return out
 }
 
-// program makes the kernel have a network's entries. whole asks the kernel what it
-// has; else what was programmed last counts. As long as the directory has not seen the
-// network, nothing is taken away, and what it remembers is added.
-func (k *Kind) program(uuid string, whole bool) error {
+// program makes the kernel have a network's entries and short cuts. As long as the
+// directory has not seen the network, nothing is taken away but short cuts that could
+// lead to where nobody is, without which frames pass the bridge, which sees for itself;
+// and what the directory remembers is added.
+func (k *Kind) program(ctx context.Context, uuid string) error {
 	k.mu.Lock()
 	t := k.tunnels[uuid]
 	k.mu.Unlock()
@@ -151,10 +158,19 @@ func (k *Kind) program(uuid string, whole bool) error {
 		return nil
 	}
 	if !k.cfg.Directory.Follows(uuid) {
+		if t.stale.Load() {
+			if err := k.shorten(ctx, t, firewall.Shortcuts{Network: t.net.ID}); err != nil {
+				return err
+			}
+		}
 		return k.recall(t, uuid)
 	}
-	if whole || t.programmed == nil {
-		have, err := k.entries(t)
+	at, err := k.place(t)
+	if err != nil {
+		return err
+	}
+	if t.programmed == nil {
+		have, err := k.entries(t, at)
 		if errors.Is(err, kernel.ErrNotFound) {
 			return nil // reconcile makes the device, and comes again
 		}
@@ -163,30 +179,72 @@ func (k *Kind) program(uuid string, whole bool) error {
 		}
 		t.programmed = &have
 	}
-	at, err := k.at(t)
-	if err != nil {
-		return err
+	eps := k.cfg.Directory.Endpoints(uuid)
+	want, short := forwarding(at, k.cfg.Me(), eps), shortcuts(t.net.ID, at, k.cfg.Me(), eps)
+	// A short cut goes before the entries that it rests on, and comes after them.
+	if t.short != nil {
+		if err := k.shorten(ctx, t, t.short.Common(short)); err != nil {
+			return err
+		}
 	}
-	want := forwarding(at, k.cfg.Me(), k.cfg.Directory.Endpoints(uuid))
 	changes := kernel.DiffForwarding(want, *t.programmed)
-	if changes.Len() == 0 {
+	if changes.Len() > 0 {
+		if err := k.cfg.Kernel.ApplyForwarding(changes); err != nil {
+			t.programmed = nil
+			return err
+		}
+		t.programmed = &want
+		k.announce(arrived(t.net.Tunnel, want, changes.Add.Neighbors))
+	}
+	return k.shorten(ctx, t, short)
+}
+
+// shorten sets a network's short cuts, unless they are so already.
+func (k *Kind) shorten(ctx context.Context, t *tunnel, want firewall.Shortcuts) error {
+	if t.short != nil && (t.short.Equal(want) || t.short.Empty() && want.Empty()) {
 		return nil
 	}
-	if err := k.cfg.Kernel.ApplyForwarding(changes); err != nil {
-		t.programmed = nil
+	t.short = nil
+	if err := k.cfg.Firewall.SetShortcuts(ctx, want); err != nil {
 		return err
 	}
-	t.programmed = &want
-	k.announce(arrived(want, changes.Add.Neighbors))
+	t.short = &want
+	t.stale.Store(false)
 	return nil
+}
+
+// place asks the kernel for the ports of a network's bridge that are not on their way
+// out.
+func (k *Kind) place(t *tunnel) (place, error) {
+	at := place{bridge: t.net.Device, vxlan: t.net.Tunnel, local: k.cfg.Underlay(), links: map[string]int{}}
+	var err error
+	if at.own, err = k.ownAddresses(); err != nil {
+		return at, err
+	}
+	all, err := k.cfg.Kernel.Links()
+	if err != nil {
+		return at, err
+	}
+	bridge := 0
+	for _, l := range all {
+		if l.Name == at.bridge {
+			bridge = l.Index
+		}
+	}
+	for _, l := range all {
+		if bridge != 0 && l.Master == bridge && l.Group != kernel.DoomedGroup {
+			at.links[l.Name] = l.Index
+		}
+	}
+	return at, nil
 }
 
 // arrived are the neighbours that came on other hosts. A container here must not hear of
 // its own address: while it looks for duplicates, it would take that for one.
-func arrived(want kernel.Forwarding, came []kernel.Neighbor) []kernel.Neighbor {
+func arrived(vxlan string, want kernel.Forwarding, came []kernel.Neighbor) []kernel.Neighbor {
 	remote := make(map[kernel.MAC]bool)
 	for _, e := range want.FDB {
-		remote[e.MAC] = true
+		remote[e.MAC] = remote[e.MAC] || e.Link == vxlan
 	}
 	return slices.DeleteFunc(slices.Clone(came), func(n kernel.Neighbor) bool { return !remote[n.MAC] })
 }
@@ -204,10 +262,20 @@ func (k *Kind) announce(came []kernel.Neighbor) {
 }
 
 // entries asks the kernel.
-func (k *Kind) entries(t *tunnel) (kernel.Forwarding, error) {
+func (k *Kind) entries(t *tunnel, at place) (kernel.Forwarding, error) {
 	fdb, err := k.cfg.Kernel.FDB(t.net.Tunnel)
 	if err != nil {
 		return kernel.Forwarding{}, err
+	}
+	for link := range at.links {
+		if link == t.net.Tunnel {
+			continue
+		}
+		more, err := k.cfg.Kernel.FDB(link)
+		if err != nil && !errors.Is(err, kernel.ErrNotFound) {
+			return kernel.Forwarding{}, err
+		}
+		fdb = append(fdb, more...)
 	}
 	neighbors, err := k.cfg.Kernel.Neighbors(t.net.Device)
 	return kernel.Forwarding{FDB: fdb, Neighbors: neighbors}, err

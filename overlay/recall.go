@@ -11,7 +11,7 @@ import (
 // has no entry; no address gets one, because it may be on another host by now. Nothing is
 // taken away here: program does that, when it knows better.
 func (k *Kind) recall(t *tunnel, uuid string) error {
-	at, err := k.at(t)
+	at, err := k.place(t)
 	if err != nil {
 		return err
 	}
@@ -24,7 +24,7 @@ func (k *Kind) recall(t *tunnel, uuid string) error {
 	if len(want.FDB) == 0 {
 		return nil
 	}
-	have, err := k.entries(t)
+	have, err := k.entries(t, at)
 	if errors.Is(err, kernel.ErrNotFound) {
 		return nil // reconcile makes the device, and comes again
 	}

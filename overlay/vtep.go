@@ -12,12 +12,6 @@ func (p place) reaches(vtep netip.Addr) bool {
 	return vtep.IsValid() && vtep.Is4() == p.local.Is4() && vtep != p.local && !p.own[vtep]
 }
 
-// at is where a network's entries go.
-func (k *Kind) at(t *tunnel) (place, error) {
-	own, err := k.ownAddresses()
-	return place{bridge: t.net.Device, vxlan: t.net.Tunnel, local: k.cfg.Underlay(), own: own}, err
-}
-
 // ownAddresses are those of this host's links, not more than a second old; the caller
 // must not change them. When they change, all networks are programmed anew.
 func (k *Kind) ownAddresses() (map[netip.Addr]bool, error) {

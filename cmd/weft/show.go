@@ -86,6 +86,9 @@ func statusCommand() *cobra.Command {
 		if s.Firewall.Tunnels != "" {
 			fmt.Fprintf(w, "Tunnels:\t%s\n", s.Firewall.Tunnels)
 		}
+		if s.Firewall.Shortcuts != "" {
+			fmt.Fprintf(w, "Short cuts:\t%s\n", s.Firewall.Shortcuts)
+		}
 		fmt.Fprintf(w, "Reconcile:\t%d runs, %d repairs, %d leaks collected\n", s.Reconcile.Runs, s.Reconcile.Repairs, s.Reconcile.Collected)
 		if s.Reconcile.LastError != "" {
 			fmt.Fprintf(w, "Last error:\t%s\n", s.Reconcile.LastError)

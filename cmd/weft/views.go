@@ -44,7 +44,7 @@ func (h *house) status(ctx context.Context) (admin.Status, error) {
 	}
 	st.Direct, st.DirectWhy = h.engine.DirectSafe()
 	fw := h.firewall.Status(ctx)
-	st.Firewall = admin.FirewallStatus{Active: fw.Active, IPv4: fw.IPv4.Reason, IPv6: fw.IPv6.Reason, Zones: fw.Zones, Tunnels: fw.Tunnels}
+	st.Firewall = admin.FirewallStatus{Active: fw.Active, IPv4: fw.IPv4.Reason, IPv6: fw.IPv6.Reason, Zones: fw.Zones, Tunnels: fw.Tunnels, Shortcuts: fw.Shortcuts}
 	st.Networks = len(h.driver.Networks())
 	for _, ep := range h.driver.Endpoints("") {
 		st.Endpoints++

@@ -13,10 +13,14 @@ import (
 	"github.com/weft-net/weft/internal/kernel"
 )
 
+// HostLink is the name of the host's end of an endpoint's link.
+func HostLink(endpoint string) string { return driver.PrefixHost + short(endpoint) }
+
+func short(id string) string { return id[:min(12, len(id))] }
+
 // PlanEndpoint names the links and derives the MAC address that nobody chose.
 func (e *Endpoints) PlanEndpoint(n driver.Network, ep driver.Endpoint) (driver.Endpoint, error) {
-	id := ep.ID[:min(12, len(ep.ID))]
-	ep.HostLink, ep.PeerLink = driver.PrefixHost+id, driver.PrefixPeer+id
+	ep.HostLink, ep.PeerLink = HostLink(ep.ID), driver.PrefixPeer+short(ep.ID)
 	if seed := e.cfg.Seed(n); ep.MAC == "" {
 		switch {
 		case ep.IPv4.IsValid():

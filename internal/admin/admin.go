@@ -64,6 +64,9 @@ type FirewallStatus struct {
 	Zones string `json:"zones,omitempty"`
 	// Tunnels says whether gateways are kept out of tunnels, if there are any.
 	Tunnels string `json:"tunnels,omitempty"`
+	// Shortcuts says how frames between containers of different hosts go, if there are
+	// any.
+	Shortcuts string `json:"shortcuts,omitempty"`
 }
 
 // Network is one line of `weft networks`.

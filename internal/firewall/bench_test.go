@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -180,5 +181,35 @@ func BenchmarkTunnels(b *testing.B) {
 	for name, rs := range map[string][]float64{"ratio": ratios, "again": again} {
 		slices.Sort(rs)
 		b.ReportMetric(rs[len(rs)/2], name)
+	}
+}
+
+// BenchmarkShortcuts is a container that comes and goes, and an address elsewhere that
+// does, beside 50 containers here and 1,000 there.
+func BenchmarkShortcuts(b *testing.B) {
+	ns := newNamespace(b)
+	ctx := testContext(b)
+	fw := newNFT(b, ns)
+	n := tunnelled(network("n0", "weft0", "10.1.0.0/24", ""))
+	full := Shortcuts{Network: "n0", Tunnel: ns.device(b, n.Tunnel)}
+	for i := range 51 {
+		full.Here = append(full.Here, Station{somewhere(i), ns.device(b, fmt.Sprintf("wv-%d", i))})
+	}
+	for i := range 1001 {
+		full.There = append(full.There, somewhere(1000+i))
+	}
+	fewerHere, fewerThere := full, full
+	fewerHere.Here, fewerThere.There = full.Here[:50], full.There[:1000]
+	if err := errors.Join(fw.AddNetwork(ctx, n), fw.SetShortcuts(ctx, full)); err != nil {
+		b.Fatal(err)
+	}
+	for name, less := range map[string]Shortcuts{"here": fewerHere, "there": fewerThere} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if err := errors.Join(fw.SetShortcuts(b.Context(), less), fw.SetShortcuts(b.Context(), full)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

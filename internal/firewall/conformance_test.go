@@ -2,12 +2,16 @@ package firewall
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/nftables"
 )
 
 // firewaller is what a driver asks of a firewall.
@@ -17,6 +21,7 @@ type firewaller interface {
 	AddPorts(context.Context, []Port, []Open) error
 	RemovePorts(context.Context, string) error
 	SetUplinks(context.Context, []string) error
+	SetShortcuts(context.Context, Shortcuts) error
 	Repair(context.Context, Facts) ([]string, error)
 	Mend(context.Context) ([]string, error)
 	Watch(context.Context) <-chan struct{}
@@ -36,7 +41,7 @@ func kernelDump(t *testing.T, fw *NFT) string {
 	want := elements(fw.ledger.facts())
 	var lines []string
 	for _, of := range allTables() {
-		ok, err := fw.tables.exists(of.family, tableName)
+		ok, err := fw.tables.exists(of.family, of.name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -46,12 +51,12 @@ func kernelDump(t *testing.T, fw *NFT) string {
 				t.Fatal(err)
 			}
 		}
-		if of.family == tunnelTable().family && ok != (fw.ledger.tunnel > 0) {
+		if of.family == nftables.TableFamilyBridge && ok != (fw.ledger.tunnel > 0) {
 			t.Errorf("table %s is there: %t, with %d elements", of, ok, fw.ledger.tunnel)
 		}
 		for _, es := range want {
 			for _, e := range es {
-				if tableOf(e.set).family == of.family && !slices.ContainsFunc(e.raws(), func(r raw) bool { return !slices.Contains(have[e.set], r) }) {
+				if of.has(e.set) && !slices.ContainsFunc(e.raws(), func(r raw) bool { return !slices.Contains(have[e.set], r) }) {
 					lines = append(lines, e.String()+"\n")
 				}
 			}
@@ -60,8 +65,44 @@ func kernelDump(t *testing.T, fw *NFT) string {
 			t.Errorf("table %s differs from the facts: %v", of, c)
 		}
 	}
+	lines = append(lines, kernelShortcuts(t, fw)...)
 	slices.Sort(lines)
 	return strings.Join(lines, "")
+}
+
+// kernelShortcuts returns the short cuts that the kernel has, in the same words.
+func kernelShortcuts(t *testing.T, fw *NFT) []string {
+	t.Helper()
+	there, err := fw.tables.shortcuts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, of := range there {
+		have, err := fw.tables.elements(of)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for set, raws := range have {
+			for _, r := range raws {
+				e := member(set, mac(MAC([]byte(r.key))))
+				if r.data != "" {
+					e = e.to(index(int(binary.NativeEndian.Uint32([]byte(r.data)))))
+				}
+				lines = append(lines, fmt.Sprintf("%s: %s\n", of, e))
+			}
+		}
+		chains, err := fw.tables.conn.ListChainsOfTableFamily(of.family)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range chains {
+			if c.Table.Name == of.name && c.Name != "tunnel" && c.Name != "out" {
+				lines = append(lines, fmt.Sprintf("%s: chain %s\n", of, c.Name))
+			}
+		}
+	}
+	return lines
 }
 
 // TestConformance makes the same calls to the real firewall and to the fake, and

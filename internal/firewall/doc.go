@@ -26,6 +26,11 @@
 // the gateway, which every host of an overlay has, out of the tunnel. A kernel that
 // has no nf_tables for bridges goes without; Status says so.
 //
+// A table netdev weft-TUNNEL (shortcuts.nft) for each network with containers both on
+// this host and behind its tunnel takes frames between them past the bridge:
+// SetShortcuts. Mend and Reset see to it like to the others, but it is not
+// among the Facts of a Repair, which come from a journal that knows no other host.
+//
 // An accept in one nftables chain does not save a packet from a drop in another,
 // and the engine's FORWARD policy is usually DROP. So packets that weft lets
 // through carry the mark bit MarkAccepted from weft's forward chain to the

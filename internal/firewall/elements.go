@@ -143,7 +143,7 @@ func (c change) sets() []setName {
 
 // of returns what the change does to one table.
 func (c change) of(t table) change {
-	other := func(set setName, _ []raw) bool { return tableOf(set).family != t.family }
+	other := func(set setName, _ []raw) bool { return !t.has(set) }
 	out := change{remove: maps.Clone(c.remove), add: maps.Clone(c.add)}
 	maps.DeleteFunc(out.remove, other)
 	maps.DeleteFunc(out.add, other)

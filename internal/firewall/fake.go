@@ -49,6 +49,9 @@ func (f *Fake) Dump() string {
 			lines = append(lines, e.String()+"\n")
 		}
 	}
+	for _, s := range f.book().shortcuts {
+		lines = append(lines, s.lines()...)
+	}
 	slices.Sort(lines)
 	return strings.Join(lines, "")
 }
@@ -104,6 +107,19 @@ func (f *Fake) SetUplinks(ctx context.Context, names []string) error {
 	return f.do(ctx, "set uplinks", func(l *ledger) (*step, error) { return l.setUplinks(names) })
 }
 
+// SetShortcuts is that of NFT.
+func (f *Fake) SetShortcuts(ctx context.Context, set Shortcuts) error {
+	return f.do(ctx, "set short cuts of network "+set.Network, func(l *ledger) (*step, error) {
+		set, err := l.setShortcuts(set)
+		if err != nil {
+			return nil, err
+		}
+		s := l.step()
+		s.apply = func() { l.book(set) }
+		return s, nil
+	})
+}
+
 // Repair is that of NFT; it reports what Break broke and which facts differ.
 func (f *Fake) Repair(ctx context.Context, facts Facts) ([]string, error) {
 	before := f.Dump()
@@ -112,6 +128,7 @@ func (f *Fake) Repair(ctx context.Context, facts Facts) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
+		l.inherit(f.book())
 		f.ledger = l
 		return l.step(), nil
 	})
@@ -170,6 +187,7 @@ func (f *Fake) Status(context.Context) Status {
 	defer f.mu.Unlock()
 	s := statusOf(f.book(), len(f.book().networks) > 0)
 	s.Tunnels = tunnels{loaded: f.book().tunnel > 0}.state()
+	s.Shortcuts = f.book().shortcutState(nil)
 	return s
 }
 

@@ -20,6 +20,10 @@ type tables struct {
 	conn *nftables.Conn
 	// port is the address of the socket: the kernel signs our changes with it.
 	port uint32
+	// look is the socket of dumps, nil until one is needed. It stays open: when any is
+	// closed, the kernel first waits, for tens of milliseconds and with all changes of
+	// rules locked out, until what was deleted before is gone.
+	look *netlink.Conn
 }
 
 func openTables(ns namespace) (*tables, error) {
@@ -67,15 +71,32 @@ func (t *tables) redial() error {
 	return errors.Join(t.conn.CloseLasting(), t.dial())
 }
 
-func (t *tables) close() error { return t.conn.CloseLasting() }
+func (t *tables) close() error { return errors.Join(t.conn.CloseLasting(), t.lookAway()) }
 
-// apply makes the change in one transaction, in whatever tables.
-func (t *tables) apply(c change) error {
-	if c.empty() {
+// lookAway closes the socket of dumps.
+func (t *tables) lookAway() error {
+	if t.look == nil {
 		return nil
 	}
+	defer func() { t.look = nil }()
+	return t.look.Close()
+}
+
+// apply makes the change, and what was added to the transaction before, in one
+// transaction. Each set is in one of the tables.
+func (t *tables) apply(c change, in ...table) error {
+	for _, of := range in {
+		if err := t.put(c.of(of), of); err != nil {
+			return errors.Join(err, t.redial())
+		}
+	}
+	return t.flush("changing the sets")
+}
+
+// put adds the change of one table's sets to the next transaction.
+func (t *tables) put(c change, of table) error {
 	for _, set := range c.sets() {
-		s := &nftables.Set{Table: tableOf(set).kernel(), Name: string(set), IsMap: true}
+		s := &nftables.Set{Table: of.kernel(), Name: string(set), IsMap: true}
 		for chunk := range slices.Chunk(c.remove[set], maxElements) {
 			if err := t.conn.SetDeleteElements(s, setElements(set, chunk)); err != nil {
 				return fmt.Errorf("removing from set %s: %w", set, err)
@@ -87,7 +108,7 @@ func (t *tables) apply(c change) error {
 			}
 		}
 	}
-	return t.flush("changing the sets")
+	return nil
 }
 
 func (t *tables) flush(doing string) error {
@@ -133,7 +154,7 @@ func (t *tables) exists(family nftables.TableFamily, name string) (bool, error) 
 func (t *tables) drop(of ...table) ([]table, error) {
 	var dropped []table
 	for _, w := range of {
-		switch ok, err := t.exists(w.family, tableName); {
+		switch ok, err := t.exists(w.family, w.name); {
 		case err != nil:
 			return dropped, err
 		case !ok:
@@ -172,17 +193,19 @@ func (t *tables) elements(of table) (map[setName][]raw, error) {
 // dump asks for all objects of a kind in the table, again if the rules changed
 // while the kernel was answering.
 func (t *tables) dump(of table, kind, tableAttr uint16, attrs ...netlink.Attribute) ([]netlink.Message, error) {
-	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: t.ns.fd()})
-	if err != nil {
-		return nil, err
+	if t.look == nil {
+		c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: t.ns.fd()})
+		if err != nil {
+			return nil, err
+		}
+		t.look = c
 	}
-	defer func() { _ = c.Close() }()
-	data, err := netlink.MarshalAttributes(append([]netlink.Attribute{{Type: tableAttr, Data: []byte(tableName + "\x00")}}, attrs...))
+	data, err := netlink.MarshalAttributes(append([]netlink.Attribute{{Type: tableAttr, Data: []byte(of.name + "\x00")}}, attrs...))
 	if err != nil {
 		return nil, err
 	}
 	for range dumpAttempts {
-		msgs, err := c.Execute(netlink.Message{
+		msgs, err := t.look.Execute(netlink.Message{
 			Header: netlink.Header{
 				Type:  netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind),
 				Flags: netlink.Request | netlink.Dump,
@@ -190,7 +213,7 @@ func (t *tables) dump(of table, kind, tableAttr uint16, attrs ...netlink.Attribu
 			Data: append([]byte{byte(of.family), 0, 0, 0}, data...),
 		})
 		if err != nil {
-			return nil, err
+			return nil, errors.Join(err, t.lookAway()) // answers may be left on it
 		}
 		if !slices.ContainsFunc(msgs, func(m netlink.Message) bool { return m.Header.Flags&unix.NLM_F_DUMP_INTR != 0 }) {
 			return msgs, nil
@@ -204,7 +227,7 @@ const dumpAttempts = 20
 // fingerprint digests the table's rules and chains, and counts the rules. Two
 // loads of one skeleton have the same fingerprint, elements aside.
 func (t *tables) fingerprint(of table) (digest string, rules int, err error) {
-	there, err := t.conn.ListTableOfFamily(tableName, of.family)
+	there, err := t.conn.ListTableOfFamily(of.name, of.family)
 	if err != nil {
 		return "", 0, fmt.Errorf("reading the table: %w", err)
 	}
@@ -225,7 +248,7 @@ func (t *tables) fingerprint(of table) (digest string, rules int, err error) {
 				fields = append(fields, string(ad.Bytes()))
 			}
 		}
-		if table == tableName {
+		if table == of.name {
 			fmt.Fprintf(h, "%s %q\n", what, fields)
 			if what == "rule" {
 				rules++

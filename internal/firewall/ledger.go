@@ -15,6 +15,8 @@ type ledger struct {
 	uplinks  []string
 	bridges  map[string]string // bridge to network
 	owed     map[string]debt   // by element.name
+	// shortcuts are by network; none is empty.
+	shortcuts map[string]Shortcuts
 	// tunnel counts the owed elements of the tunnels' table, which is there only
 	// if it holds any.
 	tunnel int
@@ -29,7 +31,7 @@ type debt struct {
 func newLedger() *ledger {
 	return &ledger{
 		networks: map[string]Network{}, ports: map[string][]Port{}, open: map[string][]Open{},
-		bridges: map[string]string{}, owed: map[string]debt{},
+		bridges: map[string]string{}, owed: map[string]debt{}, shortcuts: map[string]Shortcuts{},
 	}
 }
 
@@ -37,7 +39,7 @@ func newLedger() *ledger {
 func (l *ledger) clone() *ledger {
 	c := *l
 	c.networks, c.ports, c.open = maps.Clone(l.networks), maps.Clone(l.ports), maps.Clone(l.open)
-	c.bridges, c.owed = maps.Clone(l.bridges), maps.Clone(l.owed)
+	c.bridges, c.owed, c.shortcuts = maps.Clone(l.bridges), maps.Clone(l.owed), maps.Clone(l.shortcuts)
 	return &c
 }
 
@@ -209,6 +211,7 @@ func (l *ledger) removeNetwork(id string) *step {
 	}
 	s.apply = func() {
 		delete(l.networks, id)
+		delete(l.shortcuts, id)
 		delete(l.bridges, n.Bridge)
 		maps.DeleteFunc(ports, func(_ string, ps []Port) bool { return len(ps) == 0 })
 		maps.DeleteFunc(open, func(_ string, os []Open) bool { return len(os) == 0 })

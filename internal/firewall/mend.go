@@ -22,11 +22,11 @@ func (n *NFT) take(ctx context.Context, s *step) error {
 		}
 		return n.uninstall(ctx)
 	case n.active && n.tunnels.fits(s.tunnel()):
-		c := s.change()
+		in := allTables()
 		if !n.tunnels.loaded { // the kernel refused the other table
-			c = c.of(hostTable())
+			in = []table{hostTable()}
 		}
-		err := n.tables.apply(c)
+		err := n.tables.apply(s.change(), in...)
 		if err == nil {
 			s.commit()
 			return nil
@@ -62,9 +62,10 @@ func (n *NFT) mend(ctx context.Context) ([]string, error) {
 	}
 	n.active = true
 	more, tunnelsErr := n.mendTunnels(ctx, want)
+	shortcuts, shortcutsErr := n.mendShortcuts(ctx)
 	coexist, changed, err := n.gate.open()
 	n.coexist = coexist
-	return slices.Concat(repaired, more, changed), errors.Join(tunnelsErr, err)
+	return slices.Concat(repaired, more, shortcuts, changed), errors.Join(tunnelsErr, shortcutsErr, err)
 }
 
 // mendTunnels does for the tunnels' table what mend does for the host's: it may
@@ -78,7 +79,7 @@ func (n *NFT) mendTunnels(ctx context.Context, want map[setName][]element) ([]st
 			return nil, err
 		}
 		n.tunnels = tunnels{}
-		delete(n.digests, t.family)
+		delete(n.digests, t.String())
 		if len(dropped) > 0 {
 			return []string{fmt.Sprintf("table %s: removed, no network has a tunnel", t)}, nil
 		}
@@ -112,7 +113,7 @@ func (n *NFT) mendTable(ctx context.Context, t table, want map[setName][]element
 	for _, set := range c.sets() {
 		repaired = append(repaired, fmt.Sprintf("set %s: %d elements added, %d removed", set, len(c.add[set]), len(c.remove[set])))
 	}
-	if err := n.tables.apply(c); err != nil {
+	if err := n.tables.apply(c, t); err != nil {
 		n.log.Warn("sets cannot be mended", "table", t, "error", err)
 		return repaired, n.install(ctx, t, want)
 	}
@@ -121,10 +122,10 @@ func (n *NFT) mendTable(ctx context.Context, t table, want map[setName][]element
 
 // broken says what is wrong with the rules of the table; nothing if empty.
 func (n *NFT) broken(t table) string {
-	if n.digests[t.family] == "" {
+	if n.digests[t.String()] == "" {
 		return "not known to be as this process would load it"
 	}
-	switch ok, err := n.tables.exists(t.family, tableName); {
+	switch ok, err := n.tables.exists(t.family, t.name); {
 	case err != nil:
 		return "it cannot be read"
 	case !ok:
@@ -134,7 +135,7 @@ func (n *NFT) broken(t table) string {
 	switch {
 	case err != nil:
 		return "it cannot be read"
-	case digest != n.digests[t.family]:
+	case digest != n.digests[t.String()]:
 		return "its rules were changed"
 	}
 	return ""
@@ -146,17 +147,24 @@ func (n *NFT) install(ctx context.Context, t table, want map[setName][]element) 
 	if program == "" {
 		program = "nft"
 	}
-	if err := t.load(ctx, n.tables.ns, program, t.ruleset(want)); err != nil {
+	// The kernel lets nft end only when what it deleted is gone, which takes a while.
+	there, err := n.tables.exists(t.family, t.name)
+	if err := t.load(ctx, n.tables.ns, program, t.ruleset(want, there || err != nil)); err != nil {
 		return err
 	}
+	n.learn(t)
+	return nil
+}
+
+// learn takes what the kernel shows of the table for how it should be.
+func (n *NFT) learn(t table) {
 	digest, rules, err := n.tables.fingerprint(t)
 	if err != nil || rules != t.rules() {
 		// Somebody was at it between the load and the look: the next look mends it.
 		n.log.Warn("table changed while it was loaded", "table", t, "rules", rules, "error", err)
 		digest = ""
 	}
-	n.digests[t.family] = digest
-	return nil
+	n.digests[t.String()] = digest
 }
 
 // clear is the mending of a host without networks.
@@ -177,10 +185,12 @@ func (n *NFT) uninstall(context.Context) error {
 
 func (n *NFT) remove() (dropped []table, changed []string, err error) {
 	changed, err = n.gate.close()
-	dropped, dropErr := n.tables.drop(allTables()...)
-	err = errors.Join(err, dropErr)
+	shortcuts, listErr := n.tables.shortcuts()
+	dropped, dropErr := n.tables.drop(append(shortcuts, allTables()...)...)
+	err = errors.Join(err, listErr, dropErr)
 	if err == nil {
 		n.active, n.coexist, n.tunnels = false, nil, tunnels{}
+		clear(n.refused)
 	}
 	return dropped, changed, err
 }

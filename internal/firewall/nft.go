@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-
-	"github.com/google/nftables"
 )
 
 // Config says what an NFT works with. The zero Config works on a host that has
@@ -70,6 +68,9 @@ type Status struct {
 	// Tunnels says whether ARP and neighbour discovery about gateways are kept out
 	// of the tunnels; empty if no network has both.
 	Tunnels string
+	// Shortcuts says how frames between containers of different hosts go; empty if
+	// there are none.
+	Shortcuts string
 }
 
 // NFT is the firewall of one network namespace. Its methods are idempotent and
@@ -83,12 +84,14 @@ type NFT struct {
 	gate    *gate
 	ledger  *ledger
 	coexist map[bool]Coexistence
-	// digests are the fingerprints of the skeletons as this kernel shows them; those
+	// digests are the fingerprints of the tables as this kernel shows them; those
 	// that this process has not loaded are empty.
-	digests map[nftables.TableFamily]string
+	digests map[string]string
 	// active says whether the table should be there.
 	active  bool
 	tunnels tunnels
+	// refused is why networks have no short cuts that should have some.
+	refused map[string]error
 }
 
 // tunnels is how the tunnels' table is; the zero value means that there is none.
@@ -136,7 +139,7 @@ func New(c Config) (_ *NFT, retErr error) {
 	if err != nil {
 		return nil, fmt.Errorf("firewall: %w", err)
 	}
-	return &NFT{config: c, log: log, tables: t, gate: newGate(t, c.IPTables), ledger: newLedger(), digests: map[nftables.TableFamily]string{}}, nil
+	return &NFT{config: c, log: log, tables: t, gate: newGate(t, c.IPTables), ledger: newLedger(), digests: map[string]string{}, refused: map[string]error{}}, nil
 }
 
 // Close releases what the process holds. The rules stay in force.
@@ -176,6 +179,9 @@ func (n *NFT) RemoveNetwork(ctx context.Context, id string) error {
 	defer n.mu.Unlock()
 	network, known := n.ledger.networks[id]
 	err := n.take(ctx, n.ledger.removeNetwork(id))
+	if known {
+		err = errors.Join(err, n.dropShortcuts(network))
+	}
 	if known && n.config.Zones != nil {
 		err = errors.Join(err, n.config.Zones.Leave(ctx, network.Bridge))
 	}
@@ -236,6 +242,7 @@ func (n *NFT) Repair(ctx context.Context, facts Facts) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("repair: %w", err)
 	}
+	l.inherit(n.ledger)
 	n.ledger = l
 	repaired, err := n.mend(ctx)
 	if err != nil {
@@ -285,6 +292,7 @@ func (n *NFT) Status(context.Context) Status {
 	defer n.mu.Unlock()
 	s := statusOf(n.ledger, n.active)
 	s.IPv4, s.IPv6, s.Tunnels = n.coexist[false], n.coexist[true], n.tunnels.state()
+	s.Shortcuts = n.ledger.shortcutState(n.refused)
 	if n.config.Zones != nil {
 		s.Zones = n.config.Zones.State()
 	}

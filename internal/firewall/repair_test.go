@@ -39,35 +39,49 @@ func inForce(t *testing.T, ns namespace) (*NFT, Facts) {
 	if _, err := fw.Repair(ctx, f); err != nil {
 		t.Fatal(err)
 	}
+	s := Shortcuts{Network: f.Networks[1].ID, Tunnel: ns.device(t, f.Networks[1].Tunnel), There: []MAC{somewhere(2)}}
+	s.Here = []Station{{somewhere(1), ns.device(t, "wv-a")}, {somewhere(3), ns.device(t, "wv-b")}}
+	if err := fw.SetShortcuts(ctx, s); err != nil {
+		t.Fatal(err)
+	}
 	return fw, f
 }
 
 // damages are what others do to a host's firewall.
 func damages() map[string]string {
 	return map[string]string{
-		"nft flush ruleset":        "nft flush ruleset",
-		"table deleted":            "nft delete table inet weft",
-		"table's rules flushed":    "nft flush table inet weft",
-		"one chain flushed":        "nft flush chain inet weft into_nat",
-		"rule added":               "nft insert rule inet weft ours accept",
-		"policy changed":           `nft 'chain inet weft forward { policy drop; }'`,
-		"table dormant":            `nft 'add table inet weft { flags dormant; }'`,
-		"set emptied":              "nft flush set inet weft bridges",
-		"element gone":             "nft 'delete element inet weft any4 { tcp . 80 }'",
-		"element changed":          "nft 'delete element inet weft any4 { tcp . 80 }; add element inet weft any4 { tcp . 80 : 10.9.9.9 . 1 }'",
-		"foreign element":          "nft 'add element inet weft uplinks { \"eth9\" }; add element inet weft masq4 { 10.77.0.0/16 }'",
-		"interval gone":            "nft 'delete element inet weft masq4 { 10.1.0.0/24 }; delete element inet weft hair4 { \"weft0\" . 10.1.0.0/24 }; delete element inet weft snat4 { 10.1.0.0/24 }'",
-		"verdict changed":          "nft 'delete element inet weft into4 { \"weft0\" }; add element inet weft into4 { \"weft0\" : goto ok }'",
-		"tunnels: table deleted":   "nft delete table bridge weft",
-		"tunnels: rules flushed":   "nft flush table bridge weft",
-		"tunnels: rule added":      "nft insert rule bridge weft outgoing accept",
-		"tunnels: element gone":    `nft 'delete element bridge weft nd6 { "vx-weft1" . 0xfd000001000100000000000000000001 }'`,
-		"tunnels: element added":   `nft 'add element bridge weft gw4 { "vx-weft1" . 10.1.1.7 }'`,
-		"WEFT-FORWARD emptied":     "IPT -F WEFT-FORWARD",
-		"DOCKER-USER emptied":      "IPT -F DOCKER-USER",
-		"jump doubled":             "IPT -A DOCKER-USER -j WEFT-FORWARD",
-		"jump strayed to FORWARD":  "IPT -I FORWARD -j WEFT-FORWARD",
-		"WEFT-FORWARD has a guest": "IPT -I WEFT-FORWARD -j DROP",
+		"nft flush ruleset":          "nft flush ruleset",
+		"table deleted":              "nft delete table inet weft",
+		"table's rules flushed":      "nft flush table inet weft",
+		"one chain flushed":          "nft flush chain inet weft into_nat",
+		"rule added":                 "nft insert rule inet weft ours accept",
+		"policy changed":             `nft 'chain inet weft forward { policy drop; }'`,
+		"table dormant":              `nft 'add table inet weft { flags dormant; }'`,
+		"set emptied":                "nft flush set inet weft bridges",
+		"element gone":               "nft 'delete element inet weft any4 { tcp . 80 }'",
+		"element changed":            "nft 'delete element inet weft any4 { tcp . 80 }; add element inet weft any4 { tcp . 80 : 10.9.9.9 . 1 }'",
+		"foreign element":            "nft 'add element inet weft uplinks { \"eth9\" }; add element inet weft masq4 { 10.77.0.0/16 }'",
+		"interval gone":              "nft 'delete element inet weft masq4 { 10.1.0.0/24 }; delete element inet weft hair4 { \"weft0\" . 10.1.0.0/24 }; delete element inet weft snat4 { 10.1.0.0/24 }'",
+		"verdict changed":            "nft 'delete element inet weft into4 { \"weft0\" }; add element inet weft into4 { \"weft0\" : goto ok }'",
+		"tunnels: table deleted":     "nft delete table bridge weft",
+		"tunnels: rules flushed":     "nft flush table bridge weft",
+		"tunnels: rule added":        "nft insert rule bridge weft outgoing accept",
+		"tunnels: element gone":      `nft 'delete element bridge weft nd6 { "vx-weft1" . 0xfd000001000100000000000000000001 }'`,
+		"tunnels: element added":     `nft 'add element bridge weft gw4 { "vx-weft1" . 10.1.1.7 }'`,
+		"short cuts: deleted":        "nft delete table netdev weft-vx-weft1",
+		"short cuts: flushed":        "nft flush table netdev weft-vx-weft1",
+		"short cuts: rule added":     "nft insert rule netdev weft-vx-weft1 out drop",
+		"short cuts: chain gone":     "nft delete chain netdev weft-vx-weft1 wv-a",
+		"short cuts: hook added":     `nft 'add chain netdev weft-vx-weft1 x { type filter hook ingress device "lo" priority 0; policy drop; }'`,
+		"short cuts: one gone":       "nft 'delete element netdev weft-vx-weft1 here { 02:00:00:01:00:01 }'",
+		"short cuts: one led astray": `nft 'delete element netdev weft-vx-weft1 here { 02:00:00:01:00:01 }; add element netdev weft-vx-weft1 here { 02:00:00:01:00:01 : "wv-b" }'`,
+		"short cuts: one added":      "nft 'add element netdev weft-vx-weft1 there { 02:00:00:01:00:09 }'",
+		"short cuts: foreign table":  "nft add table netdev weft-wx-other",
+		"WEFT-FORWARD emptied":       "IPT -F WEFT-FORWARD",
+		"DOCKER-USER emptied":        "IPT -F DOCKER-USER",
+		"jump doubled":               "IPT -A DOCKER-USER -j WEFT-FORWARD",
+		"jump strayed to FORWARD":    "IPT -I FORWARD -j WEFT-FORWARD",
+		"WEFT-FORWARD has a guest":   "IPT -I WEFT-FORWARD -j DROP",
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -31,6 +32,7 @@ var tunnelSkeleton string
 // A table is one of weft's tables.
 type table struct {
 	family nftables.TableFamily
+	name   string
 	// skeleton is its static half, sets are the names of the other one.
 	skeleton string
 	sets     []setName
@@ -38,7 +40,7 @@ type table struct {
 
 // hostTable is there while there is a network.
 func hostTable() table {
-	return table{nftables.TableFamilyINet, hostSkeleton, []setName{
+	return table{nftables.TableFamilyINet, tableName, hostSkeleton, []setName{
 		"bridges", "internal", "uplinks", "local", "into4", "into6", "trusted",
 		"open4", "open6", "ports4", "ports6", "any4", "any6",
 		"masq4", "masq6", "snat4", "snat6", "hair4", "hair6",
@@ -48,39 +50,41 @@ func hostTable() table {
 // tunnelTable is there while one of its sets has an element: its hooks cost every
 // bridged frame, those of the engine's bridges included.
 func tunnelTable() table {
-	return table{nftables.TableFamilyBridge, tunnelSkeleton, []setName{"gw4", "gw6", "nd6"}}
+	return table{nftables.TableFamilyBridge, tableName, tunnelSkeleton, []setName{"gw4", "gw6", "nd6"}}
 }
 
+// allTables are the tables that are one for all networks.
 func allTables() []table { return []table{hostTable(), tunnelTable()} }
 
 // String returns the table's family and name as nft takes them.
 func (t table) String() string {
-	if t.family == nftables.TableFamilyBridge {
-		return "bridge " + tableName
+	switch t.family {
+	case nftables.TableFamilyBridge:
+		return "bridge " + t.name
+	case nftables.TableFamilyNetdev:
+		return "netdev " + t.name
 	}
-	return "inet " + tableName
+	return "inet " + t.name
 }
+
+// has says whether the set is one of the table.
+func (t table) has(set setName) bool { return slices.Contains(t.sets, set) }
 
 // kernel returns the table as the netlink library takes it.
-func (t table) kernel() *nftables.Table { return &nftables.Table{Name: tableName, Family: t.family} }
-
-// tableOf returns the table that has the set.
-func tableOf(set setName) table {
-	if set.tunnel() {
-		return tunnelTable()
-	}
-	return hostTable()
-}
+func (t table) kernel() *nftables.Table { return &nftables.Table{Name: t.name, Family: t.family} }
 
 func cutVerdict(text string) (chain string, ok bool) {
 	return strings.CutPrefix(text, gotoPrefix)
 }
 
-// ruleset returns the text that replaces the table, whatever is there, by the
-// skeleton filled with the elements. nft loads it as one transaction.
-func (t table) ruleset(want map[setName][]element) string {
+// ruleset returns the text that makes the table of the skeleton filled with the
+// elements; replace puts it in the place of whatever is there. nft loads it as one
+// transaction.
+func (t table) ruleset(want map[setName][]element, replace bool) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "table %s\ndelete table %s\n", t, t)
+	if replace {
+		fmt.Fprintf(&b, "table %s\ndelete table %s\n", t, t)
+	}
 	b.WriteString(t.skeleton)
 	for _, set := range t.sets {
 		for _, e := range want[set] {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -138,6 +139,8 @@ func matters(m netlink.Message) bool {
 	switch m.Data[0] {
 	case unix.NFPROTO_INET, unix.NFPROTO_BRIDGE:
 		return table == tableName
+	case unix.NFPROTO_NETDEV:
+		return strings.HasPrefix(table, shortcutPrefix)
 	case unix.NFPROTO_IPV4, unix.NFPROTO_IPV6:
 	default:
 		return false

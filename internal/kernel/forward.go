@@ -172,8 +172,8 @@ func (p *program) put(link string, add bool, entry fmt.Stringer, bad error, mess
 	message(index).put(&p.batch)
 }
 
-// FDB lists the static entries of a VXLAN device: its own and those of its
-// bridge for it. What the kernel made itself, or learned, is not among them.
+// FDB lists the static entries of a VXLAN device, its own and those of its
+// bridge for it, or those of the bridge for any other port. What the kernel made itself, or learned, is not among them.
 func (h *Host) FDB(link string) ([]FDBEntry, error) {
 	index, err := h.indexOf(link)
 	if err != nil {

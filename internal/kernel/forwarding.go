@@ -30,7 +30,7 @@ func (m MAC) several() bool { return m == MAC{} || m[0]&1 == 1 }
 // it never ages, and traffic does not change it, except that a container's
 // first frame from another port of the bridge moves an entry of the bridge.
 type FDBEntry struct {
-	// Link is the name of the VXLAN device.
+	// Link is the name of the VXLAN device; an entry of the bridge may name any port.
 	Link string
 	// MAC is the destination of the frame.
 	MAC MAC

@@ -309,3 +309,38 @@ func library(b *testing.B, host *kernel.Host, f kernel.Forwarding) []netlink.Nei
 	}
 	return list
 }
+
+// TestEntriesOfPorts: the bridge keeps what is behind a container's port, moves it when
+// it is said to be behind the tunnel, and back, and forgets it with the port.
+func TestEntriesOfPorts(t *testing.T) {
+	type ports interface {
+		tunnels
+		AddVeth(v kernel.Veth) error
+		DeleteLink(name string) error
+	}
+	here := kernel.Forwarding{FDB: []kernel.FDBEntry{{Link: "wv-1", MAC: station(1)}}}
+	there := remote(1, "192.0.2.2")
+	for _, w := range []ports{inNamespace(t), kernel.NewFake()} {
+		tunnel(t, w)
+		if err := w.AddVeth(kernel.Veth{Host: "wv-1", Peer: "wp-1", Bridge: "wf-1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}); err != nil {
+			t.Fatal(err)
+		}
+		for _, step := range []struct{ want, was kernel.Forwarding }{{here, kernel.Forwarding{}}, {there, here}, {here, there}, {here, here}} {
+			if err := w.ApplyForwarding(kernel.DiffForwarding(step.want, step.was)); err != nil {
+				t.Fatal(err)
+			}
+			got := held(t, w)
+			port, err := w.FDB("wv-1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			got.FDB = append(got.FDB, port...)
+			if c := kernel.DiffForwarding(step.want, got); c.Len() != 0 {
+				t.Errorf("%T holds %v, which differs from what is wanted by %+v", w, got, c)
+			}
+		}
+		if err := errors.Join(w.DeleteLink("wv-1"), w.ApplyForwarding(kernel.ForwardingChanges{Delete: here})); err != nil {
+			t.Errorf("delete what is gone: %v", err)
+		}
+	}
+}

@@ -202,7 +202,8 @@ func (p *pair) answered(network string, trial int) map[string]time.Duration {
 func (p *pair) flows(b *board.Board) {
 	h, other := p.hosts[0], p.hosts[1]
 	const port = ":7001"
-	pinned := []string{"taskset", "-c", "1", netload}
+	// Rounds are short and come before other work, which would blur them.
+	pinned := []string{"nice", "-n", "-20", "taskset", "-c", "1", netload}
 	client, to := map[string][]string{bare: pinned}, map[string]string{bare: other.IPv4.String() + port}
 	for _, network := range []string{bare, builtin, weft, direct} {
 		server := append(slices.Clone(pinned), "serve", port)
@@ -233,9 +234,9 @@ func (p *pair) flows(b *board.Board) {
 		}
 		for _, what := range []string{"rr", "stream"} {
 			rates := map[string][]float64{}
-			for round := range rounds(p.T, 12) + 1 {
+			for round := range rounds(p.T, 40) + 1 {
 				for _, i := range rand.Perm(len(ways)) {
-					line, err := run(p.Context(), ways[i], what, "1s")
+					line, err := run(p.Context(), ways[i], what, "250ms")
 					p.must(err)
 					rate, err := strconv.ParseFloat(strings.TrimSpace(line), 64)
 					p.must(err)

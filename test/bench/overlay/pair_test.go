@@ -114,13 +114,15 @@ func (p *pair) swarm() {
 	}
 }
 
-// overlay makes one of weft's on both hosts.
+// overlay makes one of weft's, which the other host gets by itself.
 func (p *pair) overlay(name, subnet string, options ...string) {
 	p.Helper()
-	for _, h := range p.hosts {
-		args := append([]string{"network", "create", "-d", plugin, "--ipam-driver", plugin, "--subnet", subnet, "-o", "mode=overlay", "-o", "net=" + name}, options...)
-		h.MustDocker(p, append(args, name)...)
-	}
+	args := append([]string{"network", "create", "-d", plugin, "--ipam-driver", plugin, "--subnet", subnet, "-o", "mode=overlay"}, options...)
+	p.hosts[0].MustDocker(p, append(args, name)...)
+	p.must(lab.Until(p.Context(), "network "+name+" on the other host", func(ctx context.Context) error {
+		_, err := p.hosts[1].Docker(ctx, "network", "inspect", name)
+		return err
+	}))
 }
 
 // stays is the container that stays on a network.
