@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -117,31 +116,30 @@ func (b *bus) guard(fw *NFT) *Firewalld {
 	return f
 }
 
-// mendOnHints mends on hints, and returns a way to wait for the bridges' return.
-func mendOnHints(t *testing.T, fw *NFT) func() {
+// mendOnHints mends on hints, and returns a way to wait until the bridges weft0 and weft1
+// are in their zone. What Mend says is no proof: on a busy machine firewalld does what it
+// was asked for after weft has given up waiting for the answer.
+func (b *bus) mendOnHints(t *testing.T, fw *NFT) func() {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	joined := make(chan struct{}, 100)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for range fw.Watch(ctx) {
-			repaired, err := fw.Mend(ctx)
-			if err != nil && ctx.Err() == nil {
+			if _, err := fw.Mend(ctx); err != nil && ctx.Err() == nil {
 				t.Errorf("Mend: %v", err)
-			}
-			if slices.ContainsFunc(repaired, func(r string) bool { return strings.Contains(r, "weft0 joined zone") }) {
-				joined <- struct{}{}
 			}
 		}
 	})
 	t.Cleanup(func() { cancel(); wg.Wait() })
 	return func() {
 		t.Helper()
-		select {
-		case <-joined:
-		case <-time.After(20 * time.Second):
-			t.Fatal("weft0 does not come back into its zone")
+		members := ""
+		for end := time.Now().Add(40 * time.Second); time.Now().Before(end); {
+			if members = b.cmd(t, "--zone=weft --list-interfaces 2>&1 || :"); members == "weft0 weft1" {
+				return
+			}
 		}
+		t.Fatalf("weft0 and weft1 do not come back into their zone: %s", members)
 	}
 }
 
@@ -170,12 +168,9 @@ func testFirewalld(t *testing.T, backend string) {
 	}
 	back := NewFirewalld(b.address, nil)
 	l.fw.config.Zones = back
-	joined := mendOnHints(t, l.fw)
+	joined := b.mendOnHints(t, l.fw)
 	joined()
 	l.check(t, natCalls())
-	if got := b.cmd(t, "--zone=weft --list-interfaces"); got != "weft0 weft1" {
-		t.Errorf("zone weft has %q", got)
-	}
 	if s := l.fw.Status(ctx); !strings.Contains(s.Zones, "in zone weft") {
 		t.Errorf("state %q", s.Zones)
 	}
