@@ -97,7 +97,8 @@ type answer struct {
 }
 
 // search probes all members at once and returns the first one that answers. With
-// redial, connections that were given enough time are made anew.
+// redial, connections that were given enough time are made anew; those with certificates
+// whatever is wrong, because they have the ones that they were made with.
 func (s *Store) search(redial bool) (answer, error) {
 	ctx, cancel := context.WithTimeout(s.ctx, searchPatience)
 	defer cancel()
@@ -114,7 +115,7 @@ func (s *Store) search(redial bool) (answer, error) {
 		if a.err == nil {
 			return a, nil
 		}
-		if redial && timedOut(a.err) {
+		if redial && (timedOut(a.err) || a.member.tls != nil) {
 			a.member.drop(redialAfter)
 		}
 		failed = append(failed, a)

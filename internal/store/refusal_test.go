@@ -155,6 +155,40 @@ func TestFiles(t *testing.T) {
 	put(t, s, "x", "1")
 }
 
+// TestRefusedFiles: certificates that can be read, and that one side refuses, are a store
+// that is down until they are put right.
+func TestRefusedFiles(t *testing.T) {
+	t.Parallel()
+	c := storetest.Start(t, storetest.Config{Version: "3.5", TLS: true})
+	good, other := config(c), storetest.NewAuthority(t, t.TempDir(), "other")
+	otherCert, otherKey := other.Issue(t, "client")
+	for name, wrong := range map[string]struct {
+		ca, cert, key string
+		words         string
+	}{
+		"of a client":  {good.CA, otherCert, otherKey, "WEFT_STORE_CERT"},
+		"of authority": {other.CA, good.Cert, good.Key, "WEFT_STORE_CA"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, cfg := t.TempDir(), good
+			cfg.CA, cfg.Cert, cfg.Key = filepath.Join(dir, "ca"), filepath.Join(dir, "cert"), filepath.Join(dir, "key")
+			put := func(ca, cert, key string) {
+				copyFile(t, ca, cfg.CA)
+				copyFile(t, cert, cfg.Cert)
+				copyFile(t, key, cfg.Key)
+			}
+			put(wrong.ca, wrong.cert, wrong.key)
+			s := open(t, cfg)
+			eventually(t, 10*time.Second, "the store to be down for its certificates", func() bool {
+				return strings.Contains(s.Status().Why, wrong.words)
+			})
+			put(good.CA, good.Cert, good.Key)
+			eventually(t, 15*time.Second, "the store to be used with the right files", s.Up)
+		})
+	}
+}
+
 func copyFile(t testing.TB, from, to string) {
 	t.Helper()
 	data, err := os.ReadFile(from)
