@@ -179,3 +179,25 @@ func TestOverlayOfTwoClusters(t *testing.T) {
 		t.Errorf("h3 knows hosts of the other cluster:\n%s", h3.sh("ip neigh show nud permanent"))
 	}
 }
+
+// TestOverlayOverIPv6: the tunnels of two hosts go over IPv6.
+func TestOverlayOverIPv6(t *testing.T) {
+	t.Parallel()
+	engine := engines()[len(engines())-1]
+	c := newCluster(t, clusterConfig{engines: []string{engine, engine}, members: 1, noPlugin: true})
+	c.all(func(s *site) error { return s.install(append(c.settings(), "WEFT_ADVERTISE="+s.IPv6.String())...) })
+	c.overlays("demo", "--subnet", "10.60.0.0/24", "--ipv6", "--subnet", "fd60::/64")
+	c.all(func(s *site) error {
+		s.server("web-"+s.Host.Name, "--network", "demo")
+		return nil
+	})
+	c.meshed()
+	c.transfers()
+	c.largest(1430)
+	for _, s := range c.sites {
+		if hosts := s.weft("hosts"); !strings.Contains(hosts, c.sites[0].IPv6.String()) || !strings.Contains(hosts, c.sites[1].IPv6.String()) {
+			t.Errorf("weft hosts:\n%s", hosts)
+		}
+	}
+	c.overlayGone()
+}

@@ -36,7 +36,7 @@ func TestOverlay(t *testing.T) {
 		c.step("br_netfilter "+filter, func(c *cluster) {
 			c.step("everybody reaches everybody", (*cluster).meshed)
 			c.step("every byte arrives", (*cluster).transfers)
-			c.step("the largest packet", (*cluster).largest)
+			c.step("the largest packet", func(c *cluster) { c.largest(1450) })
 			c.step("broadcast and multicast", (*cluster).shouts)
 			c.step("past the bridge", (*cluster).pastBridge)
 			c.step("quiet underlay", (*cluster).quiet)
@@ -156,12 +156,13 @@ func listen(address string) string {
 	return "TCP4-LISTEN:90"
 }
 
-// largest: a packet of the exact MTU passes without fragments, one byte more does not.
-func (c *cluster) largest() {
+// largest: a packet of the exact MTU, in bytes, passes without fragments, one byte more
+// does not.
+func (c *cluster) largest(mtu int) {
 	c.Helper()
 	from, to := c.sites[0], c.sites[1]
 	name := "web-" + to.Host.Name
-	const mtu, icmp4, icmp6 = 1450, 28, 48
+	const icmp4, icmp6 = 28, 48
 	for _, target := range []struct {
 		addr string
 		most int

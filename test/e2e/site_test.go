@@ -185,8 +185,9 @@ func (s *site) fromOutside() asker {
 	return func(args ...string) (string, error) { return s.out.Run(s.Context(), args...) }
 }
 
+// from asks in a container as it is at that moment; see inside for many questions.
 func (s *site) from(container string) asker {
-	return func(args ...string) (string, error) { return s.in(container, args...) }
+	return func(args ...string) (string, error) { return s.inside(container)(args...) }
 }
 
 // get asks a TCP server; the answer is one line.
