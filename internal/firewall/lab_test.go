@@ -62,13 +62,20 @@ func (ns namespace) path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getp
 // sh runs a shell script in the namespace and returns what it prints.
 func (ns namespace) sh(t testing.TB, script string) string {
 	t.Helper()
+	out, err := ns.try(script)
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+	return out
+}
+
+// try runs a script that may fail.
+func (ns namespace) try(script string) (string, error) {
 	var out bytes.Buffer
 	cmd := exec.Command("bash", "-ec", script)
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := ns.do(cmd.Run); err != nil {
-		t.Fatalf("%s: %v\n%s", script, err, out.String())
-	}
-	return out.String()
+	err := ns.do(cmd.Run)
+	return out.String(), err
 }
 
 // sysctl sets a key of the namespace; keys that this kernel lacks are left out.

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -15,6 +16,7 @@ const (
 	probePatience  = 600 * time.Millisecond
 	searchPatience = 700 * time.Millisecond
 	searchEvery    = 200 * time.Millisecond
+	deniedEvery    = time.Second             // a login costs a member of etcd a tenth of a second of its processor
 	downAfter      = 1800 * time.Millisecond // since the last answer
 	redialAfter    = 2 * time.Second         // connections that do not answer are made anew
 	loginTimeout   = 5 * time.Second
@@ -55,7 +57,11 @@ func (s *Store) run() {
 		case st.session == nil || time.Since(answered) >= downAfter:
 			s.publish(nil, err)
 		}
-		timer.Reset(searchEvery)
+		pause := searchEvery
+		if st, _ = s.look(); st.session == nil && errors.Is(st.down, ErrDenied) {
+			pause = deniedEvery
+		}
+		timer.Reset(pause)
 	}
 }
 

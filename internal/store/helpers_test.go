@@ -139,9 +139,20 @@ func commit(t testing.TB, c client, txn store.Txn) store.Result {
 	return res
 }
 
+// put is repeated for ten seconds, which changes nothing: on a busy machine a member may
+// take longer for a login than a client waits.
 func put(t testing.TB, c client, key, value string) int64 {
 	t.Helper()
-	return commit(t, c, store.Txn{Then: []store.Op{store.Put(key, []byte(value))}}).Rev
+	for end := time.Now().Add(10 * time.Second); ; {
+		res, err := c.Commit(t.Context(), store.Txn{Then: []store.Op{store.Put(key, []byte(value))}})
+		if err == nil {
+			return res.Rev
+		}
+		if passing := errors.Is(err, store.ErrDown) || errors.Is(err, store.ErrUnknown); !passing || time.Now().After(end) {
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 func get(t testing.TB, c client, key string) store.KV {
