@@ -134,7 +134,11 @@ func (m *IPAM) claimConflicts(ctx context.Context, sh *share) (asks []func()) {
 	}
 	foreign, began, ended := sh.conflicts.look(sh.book, m.leaders)
 	for _, a := range began {
-		m.cfg.Logger.Error("an address is in use here and belongs to another host: restart what has it; until then weft keeps its endpoint off the network",
+		does := "restart what has it; until then weft keeps its endpoint off the network"
+		if sh.book.held[a].name == ownName {
+			does = "it is this host's own, which takes another one"
+		}
+		m.cfg.Logger.Error("an address is in use here and belongs to another host: "+does,
 			"address", a, "name", sh.book.held[a].name, "owner", m.cfg.Cluster.Name(sh.conflicts[a].owner))
 	}
 	for _, a := range ended {

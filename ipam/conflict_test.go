@@ -168,3 +168,41 @@ func TestClusterConflictWithAGateway(t *testing.T) {
 		t.Errorf("the conflict is %+v", c)
 	}
 }
+
+// TestClusterOwnAddressInConflict: a host that was removed while it ran takes another
+// address for its bridge when somebody else has the one that it had.
+func TestClusterOwnAddressInConflict(t *testing.T) {
+	t.Parallel()
+	fake := store.NewFake()
+	sa := fake.Peer()
+	a, b := newMember(t, "a", sa), newMember(t, "b", fake.Peer())
+	a.pool("10.1.0.0/29")
+	pb := b.pool("10.1.0.0/29")
+	if err := a.Bind(t.Context(), "net", prefix("10.1.0.0/29")); err != nil {
+		t.Fatal(err)
+	}
+	had, err := a.TakeHostAddresses(t.Context(), "net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.awaitKnows(1)
+	sa.SetDown(true)
+	fake.ExpireLeases()
+	eventually(t, "a is removed", func() bool { return b.remove("a") == nil })
+	eventually(t, "b has the address", func() bool { return b.explicit(pb, had[0].Addr().String()) == nil })
+	sa.SetDown(false)
+	a.awaitMember()
+	eventually(t, "a knows that it lost its address", func() bool {
+		own, lost := a.HostAddresses("net")
+		return len(own) == 0 && slices.Equal(lost, had)
+	})
+	var now []netip.Prefix
+	eventually(t, "a has another one", func() bool {
+		now, err = a.TakeHostAddresses(t.Context(), "net")
+		return err == nil
+	})
+	if own, lost := a.HostAddresses("net"); slices.Equal(now, had) || !slices.Equal(own, now) || len(lost) > 0 {
+		t.Errorf("it had %v and took %v; it has %v and lost %v", had, now, own, lost)
+	}
+	eventually(t, "no conflict is left", func() bool { return len(a.Conflicts()) == 0 })
+}

@@ -10,21 +10,33 @@ import (
 const ownName = "(this host)"
 
 // HostAddresses returns the addresses that this host itself has on a network, with the
-// prefix lengths of its pools; none if it never took any. It does not wait.
-func (m *IPAM) HostAddresses(network string) []netip.Prefix {
+// prefix lengths of its pools, and those of them that belong to another host by now (see
+// [Conflict]); none if it never took any. It does not wait.
+func (m *IPAM) HostAddresses(network string) (own, lost []netip.Prefix) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var out []netip.Prefix
 	for _, p := range m.ofNetwork(network) {
-		if a, ok := p.ownAddress(); ok {
-			out = append(out, netip.PrefixFrom(a, p.id.subnet.Bits()))
+		a, ok := p.ownAddress()
+		prefix := netip.PrefixFrom(a, p.id.subnet.Bits())
+		switch {
+		case ok && m.lost(p, a):
+			lost = append(lost, prefix)
+		case ok:
+			own = append(own, prefix)
 		}
 	}
-	return out
+	return own, lost
+}
+
+// lost reports whether an address of a pool that is in use here is another host's. The
+// caller holds mu.
+func (m *IPAM) lost(p *pool, a netip.Addr) bool {
+	return p.book.share != nil && p.book.share.conflicts[a] != nil && p.book.foreign(a, m.leaders)
 }
 
 // TakeHostAddresses is HostAddresses of a network where this host takes one address of
-// each family if it has none. They live as long as the network's pools.
+// each family if it has none, and another one for each that it lost. They live as long
+// as the network's pools.
 func (m *IPAM) TakeHostAddresses(ctx context.Context, network string) ([]netip.Prefix, error) {
 	m.mu.Lock()
 	pools := m.ofNetwork(network)
@@ -39,9 +51,15 @@ func (m *IPAM) TakeHostAddresses(ctx context.Context, network string) ([]netip.P
 		families[v6] = true
 		m.mu.Lock()
 		a, ok := p.ownAddress()
+		lost := ok && m.lost(p, a)
 		m.mu.Unlock()
 		got := netip.PrefixFrom(a, p.id.subnet.Bits())
-		if !ok {
+		if lost {
+			if err := m.ReleaseAddress(ctx, p.id.String(), a); err != nil {
+				return nil, fmt.Errorf("give up this host's own address %s, which is another host's: %w", a, err)
+			}
+		}
+		if !ok || lost {
 			var err error
 			if got, err = m.RequestAddress(ctx, AddressRequest{PoolID: p.id.String(), Name: ownName}); err != nil {
 				return nil, fmt.Errorf("address of this host itself on the network: %w", err)

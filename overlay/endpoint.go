@@ -23,6 +23,9 @@ func (k *Kind) Join(ctx context.Context, n driver.Network, ep driver.Endpoint) (
 
 // takePart takes this host's own addresses and makes the tunnel, if that was not done.
 func (k *Kind) takePart(ctx context.Context, n driver.Network) error {
+	if k.alone {
+		return errAlone()
+	}
 	t := k.attend(n)
 	defer t.lock()()
 	if t.up.Load() {
@@ -62,7 +65,7 @@ func (k *Kind) RemoveEndpoint(ctx context.Context, n driver.Network, ep driver.E
 }
 
 func (k *Kind) withdraw(n driver.Network, ep driver.Endpoint) {
-	if n.Shared != nil && k.cfg.Directory != nil {
+	if n.Shared != nil {
 		k.cfg.Directory.Withdraw(n.Shared.UUID, ep.ID)
 	}
 }
@@ -72,16 +75,20 @@ func (k *Kind) EnsureEndpoint(ctx context.Context, n driver.Network, ep driver.E
 	if ep.Joined {
 		k.publish(n, ep)
 	}
-	return k.Endpoints.EnsureEndpoint(ctx, n, ep)
+	err := k.Endpoints.EnsureEndpoint(ctx, n, ep)
+	if ep.Joined {
+		t := k.attend(n)
+		defer t.lock()()
+		k.announce(t.moved)
+	}
+	return err
 }
 
 // Restore takes up an endpoint of an earlier process.
 func (k *Kind) Restore(ctx context.Context, n driver.Network, ep driver.Endpoint) error {
-	if k.cfg.Directory != nil {
-		k.attend(n)
-		if ep.Joined {
-			k.publish(n, ep)
-		}
+	k.attend(n)
+	if ep.Joined {
+		k.publish(n, ep)
 	}
 	return k.Endpoints.Restore(ctx, n, ep)
 }

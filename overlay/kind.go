@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -56,8 +55,9 @@ type Directory interface {
 
 // Addresses gives this host addresses of its own on its networks.
 type Addresses interface {
-	// HostAddresses returns those that it has, TakeHostAddresses takes missing ones.
-	HostAddresses(network string) []netip.Prefix
+	// HostAddresses returns those that it has, and those of them that are another host's
+	// by now; TakeHostAddresses takes missing ones, and others for the lost.
+	HostAddresses(network string) (own, lost []netip.Prefix)
 	TakeHostAddresses(ctx context.Context, network string) ([]netip.Prefix, error)
 	// Shared returns the domain of the addresses of a new network's subnet, "" for that of
 	// all that name none; an error if the hosts do not share them.
@@ -71,7 +71,7 @@ type Config struct {
 	Firewall Firewall
 	Ports    bridged.Ports
 	Later    bridged.Later
-	// Directory is nil on a host that shares no store: then every network is refused.
+	// Directory is nil on a host that shares no store: then every new network is refused.
 	Directory Directory
 	Addresses Addresses
 	// Me is this host's id, Underlay the address by which other hosts reach it, the zero
@@ -87,15 +87,13 @@ type Config struct {
 	Logger     *slog.Logger
 }
 
-// ErrAlone says that this host shares no store with others.
-var ErrAlone = errors.New("an overlay network needs a store that the hosts share")
-
 // A Kind makes overlay networks. [Kind.Run] has to run.
 type Kind struct {
 	*bridged.Endpoints
-	cfg  Config
-	log  *slog.Logger
-	wake chan struct{}
+	cfg   Config
+	alone bool // without a store
+	log   *slog.Logger
+	wake  chan struct{}
 
 	mu sync.Mutex
 	// tunnels are the networks that this host programs, by UUID.
@@ -120,8 +118,12 @@ func New(cfg Config) *Kind {
 	if cfg.Port == 0 {
 		cfg.Port = DefaultPort
 	}
+	alone := cfg.Directory == nil
+	if alone {
+		cfg = cfg.withoutStore()
+	}
 	return &Kind{
-		cfg: cfg, log: cfg.Logger, wake: make(chan struct{}, 1), tunnels: map[string]*tunnel{}, dirty: map[string]bool{},
+		alone: alone, cfg: cfg, log: cfg.Logger, wake: make(chan struct{}, 1), tunnels: map[string]*tunnel{}, dirty: map[string]bool{},
 		Endpoints: bridged.New(bridged.Config{
 			Kernel: cfg.Kernel, Firewall: cfg.Firewall, Ports: cfg.Ports, Later: cfg.Later,
 			DirectSafe: cfg.DirectSafe, Logger: cfg.Logger, Settings: settings,

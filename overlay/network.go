@@ -23,8 +23,8 @@ func device(prefix string, n driver.Network) string { return prefix + n.ID[:min(
 // PlanNetwork checks a network and agrees with the cluster on what it is. That is the
 // one place where an overlay waits for the store.
 func (k *Kind) PlanNetwork(ctx context.Context, n driver.Network, others []driver.Network) (driver.Network, error) {
-	if k.cfg.Directory == nil {
-		return n, driver.WithHint(ErrAlone, "set WEFT_STORE on every host (docker plugin set weft:latest WEFT_STORE=etcd://…), or create a network of this host with -o mode=bridge")
+	if k.alone {
+		return n, errAlone()
 	}
 	if len(n.Subnets()) == 0 {
 		return n, fmt.Errorf("%w: an overlay network needs a subnet", driver.ErrOption)
@@ -191,9 +191,43 @@ func (k *Kind) EnsureNetwork(ctx context.Context, n driver.Network) error {
 	if err := k.cfg.Firewall.AddNetwork(ctx, bridged.FirewallNetwork(n, settings(n))); err != nil {
 		return err
 	}
-	t.programmed = nil // whatever was done, the kernel is asked
-	if own := k.cfg.Addresses.HostAddresses(n.ID); len(own) > 0 {
+	if k.alone {
+		return nil
+	}
+	t.programmed, t.moved = nil, nil // whatever was done, the kernel is asked
+	own, lost := k.cfg.Addresses.HostAddresses(n.ID)
+	if len(lost) > 0 {
+		return k.replaceOwn(ctx, n, t)
+	}
+	if len(own) > 0 {
 		return k.ensureTunnel(n, t, own)
+	}
+	return nil
+}
+
+// replaceOwn takes other addresses for this host than those that belong to another one by
+// now: it was removed while it ran. Nobody must send it their frames meanwhile. The bridge's
+// MAC address comes from them and cannot change, so bridge and tunnel are made anew; ports
+// come back when the endpoints are ensured, and then the containers hear of the gateway.
+func (k *Kind) replaceOwn(ctx context.Context, n driver.Network, t *tunnel) error {
+	k.cfg.Directory.Withdraw(n.Shared.UUID, ownEndpoint)
+	own, err := k.cfg.Addresses.TakeHostAddresses(ctx, n.ID)
+	if err != nil {
+		return fmt.Errorf("network %.12s: addresses of this host in place of those that others have: %w", n.ID, err)
+	}
+	t.up.Store(false)
+	if err := errors.Join(k.cfg.Kernel.DeleteLink(n.Tunnel), k.cfg.Kernel.DeleteLink(n.Device)); err != nil {
+		return err
+	}
+	if err := k.ensureTunnel(n, t, own); err != nil {
+		return err
+	}
+	mac, err := kernel.ToMAC(driver.MAC(n.Shared.MACSeed(), own[0].Addr()))
+	if err != nil {
+		return err
+	}
+	for _, g := range bridged.Gateways(n) {
+		t.moved = append(t.moved, kernel.Neighbor{Link: n.Device, IP: g, MAC: mac})
 	}
 	return nil
 }
@@ -234,9 +268,12 @@ func (k *Kind) ensureTunnel(n driver.Network, t *tunnel, own []netip.Prefix) err
 	return nil
 }
 
+// ownEndpoint is the name of this host's own endpoint in the directory.
+const ownEndpoint = "host"
+
 // publishOwn makes this host's own addresses known: others reach it by them.
 func (k *Kind) publishOwn(n driver.Network, own []netip.Prefix, b kernel.Bridge) {
-	e := directory.Endpoint{ID: "host", MAC: b.MAC.String(), Own: true}
+	e := directory.Endpoint{ID: ownEndpoint, MAC: b.MAC.String(), Own: true}
 	for _, p := range own {
 		e.Addrs = append(e.Addrs, p.Addr())
 	}
@@ -246,8 +283,8 @@ func (k *Kind) publishOwn(n driver.Network, own []netip.Prefix, b kernel.Bridge)
 // Rebind makes this host take part in another network of the cluster with bridge, links
 // and addresses as they are: the tunnel is made anew with that one's VNI.
 func (k *Kind) Rebind(ctx context.Context, old, n driver.Network, eps []driver.Endpoint) error {
-	if k.cfg.Directory == nil {
-		return ErrAlone
+	if k.alone {
+		return errAlone()
 	}
 	k.attend(n)
 	for _, ep := range eps {
@@ -259,7 +296,7 @@ func (k *Kind) Rebind(ctx context.Context, old, n driver.Network, eps []driver.E
 
 // RemoveNetwork takes tunnel, bridge and rules away, and tells the cluster.
 func (k *Kind) RemoveNetwork(ctx context.Context, n driver.Network) error {
-	if n.Shared != nil && k.cfg.Directory != nil {
+	if n.Shared != nil {
 		k.forsake(n.Shared.UUID)
 	}
 	return errors.Join(
@@ -280,7 +317,10 @@ func (k *Kind) isUp(n driver.Network) bool {
 // Check compares bridge, tunnel and ports with the kernel. Entries are compared when
 // the network is ensured.
 func (k *Kind) Check(a driver.Actual, n driver.Network, eps []driver.Endpoint) []string {
-	own := k.cfg.Addresses.HostAddresses(n.ID)
+	own, lost := k.cfg.Addresses.HostAddresses(n.ID)
+	if len(lost) > 0 {
+		return []string{fmt.Sprintf("this host's own addresses %v on network %.12s belong to another host", lost, n.ID)}
+	}
 	if len(own) == 0 || !k.isUp(n) {
 		return nil // this host does not take part yet, or begins to
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -22,29 +23,46 @@ import (
 	"github.com/weft-net/weft/overlay"
 )
 
-// book gives host N the addresses .200+N and ::200+N, once it takes them.
+// book gives host N the addresses .200+N and ::200+N, once it takes them, and .220+N
+// in place of one that it lost.
 type book struct {
 	mu     sync.Mutex
 	number int
 	taken  map[string]bool
+	lost   bool
 	alone  error
 	domain string
 }
 
-func (b *book) HostAddresses(network string) []netip.Prefix {
+func (b *book) HostAddresses(network string) (own, lost []netip.Prefix) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.taken[network] {
-		return nil
+	all := []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.60.0.%d/24", 200+b.number))}
+	switch {
+	case !b.taken[network]:
+		return nil, nil
+	case b.lost:
+		return nil, all
 	}
-	return []netip.Prefix{netip.MustParsePrefix(fmt.Sprintf("10.60.0.%d/24", 200+b.number))}
+	return all, nil
+}
+
+// lose lets another host have the address.
+func (b *book) lose() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lost = true
 }
 
 func (b *book) TakeHostAddresses(_ context.Context, network string) ([]netip.Prefix, error) {
 	b.mu.Lock()
 	b.taken[network] = true
+	if b.lost {
+		b.lost, b.number = false, b.number+20
+	}
 	b.mu.Unlock()
-	return b.HostAddresses(network), nil
+	own, _ := b.HostAddresses(network)
+	return own, nil
 }
 
 func (b *book) Shared(netip.Prefix) (string, error) { return b.domain, b.alone }
@@ -118,6 +136,19 @@ func (h *host) start() {
 }
 
 func (h *host) stop() { h.weft.Stop() }
+
+// startAlone begins a run of a host that has no store any more.
+func (h *host) startAlone() {
+	h.Helper()
+	j, err := journal.Open(filepath.Join(h.dir, "journal.db"))
+	h.must(err)
+	h.Cleanup(func() { j.Close() })
+	h.kind = overlay.New(overlay.Config{Kernel: h.kernel, Firewall: h.fw, Ports: noPorts{}, Later: kernel.NewLater(h.kernel, 0, nil),
+		Addresses: h.book, Underlay: func() netip.Addr { return netip.Addr{} }})
+	h.Driver, err = driver.New(driver.Config{Journal: j, Kernel: h.kernel, Firewall: h.fw, Kinds: map[string]driver.Kind{"overlay": h.kind}, DefaultMode: "overlay"})
+	h.must(err)
+	h.must(h.Restore(h.Context()))
+}
 
 func (h *host) must(err error) {
 	h.Helper()
@@ -493,6 +524,34 @@ func TestNameOfAMomentAgo(t *testing.T) {
 	b.must(err)
 	if want := a.Networks()[0].Shared; got.Shared.UUID != want.UUID || got.Shared.VNI != want.VNI {
 		t.Fatalf("%+v is not %+v", got.Shared, want)
+	}
+}
+
+// TestStoreIsTakenAway: WEFT_STORE is not set any more. What runs stays as it is, new
+// endpoints are refused with what to do, and everything can be removed.
+func TestStoreIsTakenAway(t *testing.T) {
+	_, a, b := two(t)
+	a.container("c", "a", "10.60.0.5/24")
+	b.container("d", "b", "10.60.0.6/24")
+	a.until("b's container", a.programs("neigh 10.60.0.6"))
+	a.stop()
+	before := a.kernel.Dump()
+	a.startAlone()
+	if _, err := a.Reconcile(t.Context(), driver.Full); err != nil || a.kernel.Dump() != before {
+		t.Errorf("%v; the kernel has\n%s, not\n%s", err, a.kernel.Dump(), before)
+	}
+	ep, err := a.CreateEndpoint(t.Context(), driver.Endpoint{ID: id("e"), Network: id("a"), IPv4: netip.MustParsePrefix("10.60.0.7/24")})
+	a.must(err)
+	if _, err = a.Join(t.Context(), ep.Network, ep.ID, "/sandbox", nil); !errors.Is(err, overlay.ErrAlone) {
+		t.Errorf("a container starts: %v", err)
+	}
+	a.must(a.Leave(t.Context(), id("a"), id("c")))
+	for _, ep := range []string{"c", "e"} {
+		a.must(a.DeleteEndpoint(t.Context(), id("a"), id(ep)))
+	}
+	a.must(a.DeleteNetwork(t.Context(), id("a")))
+	if left := a.kernel.Dump(); strings.Contains(left, "wf-") || strings.Contains(left, "wx-") {
+		t.Errorf("left:\n%s", left)
 	}
 }
 

@@ -21,6 +21,9 @@ const again = time.Second
 type tunnel struct {
 	mu  sync.Mutex // one change of it at a time
 	net driver.Network
+	// moved are the gateways that have another MAC address since the network was ensured
+	// last, for the containers whose ports come back.
+	moved []kernel.Neighbor
 	// up says that bridge and device were made; reconcile reads it without the lock.
 	up atomic.Bool
 	// programmed is what the kernel has, nil if it has to be asked.
@@ -40,7 +43,7 @@ func (t *tunnel) lock() (unlock func()) {
 // Attend follows a network of an earlier process. All of them have to be attended
 // before the directory runs: it takes what is not for left over.
 func (k *Kind) Attend(n driver.Network) {
-	if k.cfg.Directory != nil && n.Shared != nil {
+	if n.Shared != nil {
 		k.attend(n)
 	}
 }
@@ -109,7 +112,7 @@ func (k *Kind) Run(ctx context.Context) error {
 
 // followUnderlay moves the tunnels when this host has another underlay address.
 func (k *Kind) followUnderlay(ctx context.Context) {
-	if k.cfg.Directory == nil {
+	if k.alone {
 		return
 	}
 	at := k.cfg.Underlay()

@@ -123,8 +123,9 @@ func (h *house) ipamHolders(ctx context.Context) (ipam.Holders, error) {
 		for _, s := range n.Subnets() {
 			held.Subnets[s.Pool] = true
 		}
-		for _, own := range h.ipam.HostAddresses(n.ID) {
-			held.Addresses[own.Addr()] = true
+		own, lost := h.ipam.HostAddresses(n.ID)
+		for _, p := range append(own, lost...) {
+			held.Addresses[p.Addr()] = true
 		}
 	}
 	return ipam.Holders{Addresses: held.Addresses, Subnets: held.Subnets, At: held.At}, nil

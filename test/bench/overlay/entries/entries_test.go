@@ -36,12 +36,13 @@ const (
 // book says that this host takes part in the network already.
 type book struct{}
 
-func (book) HostAddresses(string) []netip.Prefix {
-	return []netip.Prefix{netip.MustParsePrefix("10.60.255.1/16")}
+func (book) HostAddresses(string) (own, lost []netip.Prefix) {
+	return []netip.Prefix{netip.MustParsePrefix("10.60.255.1/16")}, nil
 }
 
 func (b book) TakeHostAddresses(_ context.Context, network string) ([]netip.Prefix, error) {
-	return b.HostAddresses(network), nil
+	own, _ := b.HostAddresses(network)
+	return own, nil
 }
 
 func (book) Shared(netip.Prefix) (string, error) { return "", nil }
