@@ -22,26 +22,44 @@ func errAlone() error {
 // stay in the kernel as they are until they are removed.
 type nowhere struct{}
 
+// Found refuses.
 func (nowhere) Found(context.Context, directory.Network, bool, []uint32) (directory.Network, error) {
 	return directory.Network{}, errAlone()
 }
 
+// Join refuses.
 func (nowhere) Join(context.Context, string) (directory.Network, error) {
 	return directory.Network{}, errAlone()
 }
 
+// Lookup refuses.
 func (nowhere) Lookup(context.Context, string) (directory.Network, bool, error) {
 	return directory.Network{}, false, errAlone()
 }
 
+// Named knows none.
 func (nowhere) Named(string) (directory.Network, bool) { return directory.Network{}, false }
-func (nowhere) Attend(directory.Network)               {}
-func (nowhere) Forsake(string)                         {}
-func (nowhere) Publish(string, directory.Endpoint)     {}
-func (nowhere) Withdraw(string, string)                {}
-func (nowhere) Follows(string) bool                    { return false }
-func (nowhere) Remembered(string) []netip.Addr         { return nil }
-func (nowhere) Endpoints(string) []directory.Endpoint  { return nil }
+
+// Attend does nothing.
+func (nowhere) Attend(directory.Network) {}
+
+// Forsake does nothing.
+func (nowhere) Forsake(string) {}
+
+// Publish does nothing.
+func (nowhere) Publish(string, directory.Endpoint) {}
+
+// Withdraw does nothing.
+func (nowhere) Withdraw(string, string) {}
+
+// Follows is false: nothing was ever seen.
+func (nowhere) Follows(string) bool { return false }
+
+// Remembered knows none.
+func (nowhere) Remembered(string) []netip.Addr { return nil }
+
+// Endpoints knows none.
+func (nowhere) Endpoints(string) []directory.Endpoint { return nil }
 
 // withoutStore completes the configuration of a host that has none.
 func (c Config) withoutStore() Config {
