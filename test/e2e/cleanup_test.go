@@ -89,8 +89,8 @@ func (s *site) killedInStorm(before string, size int) {
 	kill := s.at(size/2, func() error { return s.KillPlugin(s.Context()) })
 	failed := s.storm(size, kill)
 	s.Logf("%d containers of %d failed while the plugin was dead", len(failed), size)
-	// Those that meet the dead plugin: not many more than run at once.
-	if len(failed) > 2*stormAtOnce {
+	// Those that meet the dead plugin: on a busy machine it is away for a second or two.
+	if len(failed) > max(size/4, 2*stormAtOnce) {
 		s.Errorf("most containers failed, the first: %v", failed[0])
 	}
 	s.stormOver(before)

@@ -277,7 +277,7 @@ func (s *site) takenPorts(mode string) {
 		first := s.inspect("first", "{{.NetworkSettings.Networks.pub.EndpointID}}")
 		s.refuse([]string{"0.0.0.0:8160", "already allocated", "weft endpoint", first[:12]}, second...)
 	} else {
-		s.refuse([]string{"0.0.0.0:8160", "already allocated"}, second...)
+		s.refuse([]string{":8160", "already allocated"}, second...) // of either family
 	}
 	s.docker("rm", "-f", "second")
 	s.answers(s.fromOutside(), s.IPv4.String()+":8160", "first")
