@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/store"
@@ -48,6 +49,96 @@ func (m *member) recovers(all ...*member) {
 		}
 		return !slices.ContainsFunc(all, func(x *member) bool { return x.cluster.Ready() != nil })
 	})
+}
+
+// byHand writes a record as an operator, or somebody hostile, may.
+func byHand(t *testing.T, f *store.Fake, key, value string) {
+	t.Helper()
+	res, err := f.Commit(context.Background(), store.Txn{Then: []store.Op{store.Put(key, []byte(value))}})
+	if err != nil || !res.OK {
+		t.Fatal(res, err)
+	}
+}
+
+// A backup whose revisions are higher than what was seen (they can be made so, and others
+// may write) is known by the pools that it lacks, by a host that runs and by one that
+// starts. The host that comes back first must not make the pool anew, nor join what
+// another one made there.
+func TestClusterRestoredStoreOfAHigherRevision(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"running", "starting", "another pool"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			fake := store.NewFake()
+			sa, sb := fake.Peer(), fake.Peer()
+			a, b := newMember(t, "a", sa), newMember(t, "b", sb)
+			a.awaitKnows(1)
+			b.awaitKnows(1)
+			backup := fake.Clone()
+			pa, pb := a.pool("10.1.0.0/27"), b.pool("10.1.0.0/27")
+			seen := make(map[netip.Addr]string)
+			a.use(pa, 3, seen)
+			b.use(pb, 2, seen)
+			sa.SetDown(true)
+			sb.SetDown(true)
+			if how != "running" {
+				b.halt()
+			}
+			fake.Restore(backup)
+			for range 1000 {
+				byHand(t, fake, "zzz", "")
+			}
+			if how == "another pool" {
+				c := newMember(t, "c", fake.Peer())
+				c.pool("10.1.0.0/27")
+				c.halt()
+			}
+			sb.SetDown(false)
+			if how != "running" {
+				b.start()
+			}
+			frozen(t, b)
+			sa.SetDown(false)
+			frozen(t, a)
+			if how == "another pool" {
+				return
+			}
+			b.recovers(a, b)
+			b.use(pb, 5, seen)
+			a.use(pa, 5, seen)
+			if len(a.Conflicts())+len(b.Conflicts()) > 0 {
+				t.Errorf("in conflict: %v and %v", a.Conflicts(), b.Conflicts())
+			}
+		})
+	}
+}
+
+// Two hosts that tell a recovering store of two lives of a pool cannot both be right: the
+// one that is overtaken goes on with conflicts, and does not freeze the cluster for ever.
+func TestClusterRecoveryOfTwoLivesOfAPool(t *testing.T) {
+	t.Parallel()
+	fake := store.NewFake()
+	sa := fake.Peer()
+	a := newMember(t, "a", sa)
+	c := newMember(t, "c", fake.Peer())
+	a.awaitKnows(1)
+	c.awaitKnows(1)
+	backup := fake.Clone()
+	pa := a.pool("10.1.0.0/27")
+	a.get(pa)
+	sa.SetDown(true)
+	fake.Restore(backup)
+	for range 1000 {
+		byHand(t, fake, "zzz", "")
+	}
+	pc := c.pool("10.1.0.0/27")
+	c.get(pc)
+	sa.SetDown(false)
+	frozen(t, a, c)
+	a.recovers(a, c)
+	stays(t, "both are members", 500*time.Millisecond, func() bool { return a.cluster.Ready() == nil && c.cluster.Ready() == nil })
+	a.get(pa)
+	c.get(pc)
 }
 
 // Of two recoveries of stores that did not know of each other none counts for the other:

@@ -193,6 +193,9 @@ func (m *IPAM) planShare(ctx context.Context, sh *share, look outlook) []func() 
 		sh.own.Forget()
 		m.rewatch(sh)
 	}
+	if look.member() && m.inside(sh) {
+		sh.back = 0 // what was told in the last recovery held
+	}
 	mode, rejoin := m.modeOf(sh, look)
 	if rejoin {
 		sh.leaving = true
@@ -366,8 +369,10 @@ func (m *IPAM) rejoin(ctx context.Context, sh *share, epoch int) {
 	var err error
 	if epoch > 0 {
 		err = m.cfg.Cluster.Rejoin(limited, pool)
-	} else if pool, err = m.cfg.Cluster.Affirm(limited, pool); err == nil {
-		err = m.moved(limited, sh, pool)
+	} else if err = m.unlessLost(limited, sh); err == nil {
+		if pool, err = m.cfg.Cluster.Affirm(limited, pool); err == nil {
+			err = m.moved(limited, sh, pool)
+		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -381,6 +386,29 @@ func (m *IPAM) rejoin(ctx context.Context, sh *share, epoch int) {
 		}
 	}
 	m.notify(sh)
+}
+
+// unlessLost is nil if a share may join again. A host is a member for as long as it owns
+// something, and the last member takes the pool along: so a store without the pool of
+// which this host owns addresses is not the one that gave them, whatever its revision.
+// To join would forget what is owned, and others would get it. Only who has just told a
+// recovering store, and was overtaken by a host that told another life of the pool, is
+// beaten: nothing but the recovery itself could be repeated.
+func (m *IPAM) unlessLost(ctx context.Context, sh *share) error {
+	m.mu.Lock()
+	pool := sh.rec.Pool
+	owns := sh.rec.By == m.me() && sh.back == 0 && sh.own.Owned()
+	m.mu.Unlock()
+	if !owns {
+		return nil
+	}
+	lost, err := m.cfg.Cluster.Lost(ctx, pool)
+	if err != nil || !lost {
+		return err
+	}
+	why := fmt.Sprintf("the store was restored from a backup: it does not know the pool %s (%s), of which this host owns addresses", pool.Subnet, pool.UUID)
+	m.cfg.Cluster.Suspect(why)
+	return fmt.Errorf("%w: %s", cluster.ErrNotNow, why)
 }
 
 // Renew takes over a new id of this host: it owns nothing. What is in use stays so,

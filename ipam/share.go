@@ -28,7 +28,7 @@ type share struct {
 	// doubt says that giving the membership up may still happen.
 	doubt bool
 	// told is the epoch of the recovery in which the store is being told, back that in
-	// which it knows this host for a member.
+	// which it knows this host for a member, until the cluster has gone on with that.
 	told, back int
 	// claim says that addresses may be in use here that this host does not own.
 	claim     bool

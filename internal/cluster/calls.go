@@ -234,6 +234,17 @@ func (c *Cluster) dropAsks(ctx context.Context, drop func(ownership.Ask) bool) e
 	return nil
 }
 
+// Lost reports whether the store lacks a pool, or has another life of it. A record that
+// cannot be read says neither: that is an error.
+func (c *Cluster) Lost(ctx context.Context, p Pool) (bool, error) {
+	seen, err := c.look(ctx)
+	if err != nil {
+		return false, err
+	}
+	now, err := decode[Pool](seen.get(PoolKey(p.Domain, p.Subnet)))
+	return err == nil && now.UUID != p.UUID, err
+}
+
 // Affirm makes this host a member of a pool whatever it sent before: a change of the
 // membership that is still on its way cannot happen any more.
 func (c *Cluster) Affirm(ctx context.Context, p Pool) (Pool, error) {
