@@ -512,6 +512,56 @@ func TestClusterRemovalPassesADamagedRecord(t *testing.T) {
 	}
 }
 
+// A record of a pool that cannot be read freezes nobody and is not asked for without a
+// pause; the host says what is wrong, hands out what it owns, makes no new pool beside it
+// but joins others, and goes on as soon as the record is right.
+func TestClusterPoolThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	for name, bad := range map[string]string{"garbage": "garbage", "newer": `{"v":2}`} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fake := store.NewFake()
+			sa := &readCounter{hooked: newHooked(fake)}
+			a, b := newMember(t, "a", sa), newMember(t, "b", fake.Peer())
+			pa := a.pool("10.1.0.0/24")
+			a.get(pa)
+			b.pool("10.2.0.0/24")
+			if a.Problem() != nil {
+				t.Fatal(a.Problem())
+			}
+			key := "pools/cluster/10.1.0.0/24"
+			good := records(t, fake, key)[0]
+			byHand(t, fake, key, bad)
+			eventually(t, "a says it", func() bool { return a.Problem() != nil && a.View()[0].Cluster.Problem != nil })
+			n := sa.reads.Load()
+			stays(t, "there are pauses", time.Second, func() bool { return sa.reads.Load() < n+20 })
+			a.get(pa)
+			if v := a.cluster.Verdict(); v.Standing != cluster.Member {
+				t.Errorf("a is %+v", v)
+			}
+			if _, err := a.RequestPool(t.Context(), ipam.PoolRequest{Space: ipam.LocalSpace, Subnet: prefix("10.2.0.0/24")}); err != nil {
+				t.Errorf("a pool of b's: %v", err)
+			}
+			byHand(t, fake, key, string(good.Value))
+			eventually(t, "a goes on", func() bool { return a.Problem() == nil && a.inside("10.1.0.0/24") })
+			for range 100 {
+				a.get(pa)
+			}
+		})
+	}
+}
+
+// readCounter counts the reads of a host.
+type readCounter struct {
+	*hooked
+	reads atomic.Int64
+}
+
+func (c *readCounter) Read(ctx context.Context, prefix string) (store.Snapshot, error) {
+	c.reads.Add(1)
+	return c.hooked.Read(ctx, prefix)
+}
+
 // A host that cannot say that it has come back must not try it without a pause.
 func TestClusterComesBackWithPauses(t *testing.T) {
 	t.Parallel()

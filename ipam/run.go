@@ -193,11 +193,15 @@ func (m *IPAM) planShare(ctx context.Context, sh *share, look outlook) []func() 
 		sh.own.Forget()
 		m.rewatch(sh)
 	}
-	if look.member() && m.inside(sh) {
+	settled := look.member() && m.inside(sh)
+	if settled {
 		sh.back = 0 // what was told in the last recovery held
 	}
+	if !look.member() && look.Epoch == 0 || settled && sh.trouble.at.join && !sh.doubt {
+		sh.trouble = trouble{} // what comes after that is another try
+	}
 	mode, rejoin := m.modeOf(sh, look)
-	if rejoin {
+	if rejoin && !sh.trouble.waits(m.attempt(sh, true, look.Epoch), time.Now()) {
 		sh.leaving = true
 		out = append(out, func() { m.rejoin(ctx, sh, look.Epoch) })
 	}
@@ -222,7 +226,7 @@ func (m *IPAM) planShare(ctx context.Context, sh *share, look outlook) []func() 
 	switch {
 	case mode == ownership.Normal && len(sh.own.Lost()) > 0:
 		m.cfg.Cluster.Suspect(fmt.Sprintf("the store was restored from a backup: it does not know that this host owns %v", sh.own.Lost()[0]))
-	case idle && !m.wanted(sh) && sh.own.Empty():
+	case idle && !m.wanted(sh) && sh.own.Empty() && !sh.trouble.waits(m.attempt(sh, false, 0), time.Now()):
 		sh.leaving = true
 		out = append(out, func() { m.leave(ctx, sh) })
 	}
@@ -344,13 +348,14 @@ func (m *IPAM) leave(ctx context.Context, sh *share) {
 	defer cancel()
 	m.mu.Lock()
 	pool := sh.rec.Pool
+	at := m.attempt(sh, false, 0)
 	m.mu.Unlock()
 	err := m.cfg.Cluster.Leave(limited, pool)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	sh.leaving, sh.doubt = false, err != nil
 	if err != nil {
-		m.cfg.Logger.Debug("leave a pool", "pool", pool.Subnet, "err", err)
+		m.stumbled(sh, at, "leave a pool", err)
 	} else if !m.wanted(sh) && m.books[sh.rec.key()] == sh.book {
 		m.rewatch(sh)
 		delete(m.books, sh.rec.key())
@@ -365,6 +370,7 @@ func (m *IPAM) rejoin(ctx context.Context, sh *share, epoch int) {
 	defer cancel()
 	m.mu.Lock()
 	pool := sh.rec.Pool
+	at := m.attempt(sh, true, epoch)
 	m.mu.Unlock()
 	var err error
 	if epoch > 0 {
@@ -378,9 +384,9 @@ func (m *IPAM) rejoin(ctx context.Context, sh *share, epoch int) {
 	defer m.mu.Unlock()
 	sh.leaving = false
 	if err != nil {
-		m.cfg.Logger.Debug("join a pool again", "pool", pool.Subnet, "err", err)
+		m.stumbled(sh, at, "join a pool again", err)
 	} else {
-		sh.doubt = false
+		sh.doubt, sh.trouble = false, trouble{}
 		if epoch > 0 {
 			sh.back = epoch
 		}

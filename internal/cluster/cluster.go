@@ -651,6 +651,14 @@ func (c *Cluster) Known(domain string, subnet netip.Prefix) (Pool, bool) {
 	return p, err == nil && p.UUID != ""
 }
 
+// PoolRev is the revision of a pool's record, 0 if there is none. Unlike [Cluster.Known]
+// it is there for a record that cannot be read.
+func (c *Cluster) PoolRev(domain string, subnet netip.Prefix) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pools[PoolKey(domain, subnet)].Rev
+}
+
 // decodedPool is a pool's record and what it says.
 type decodedPool struct {
 	value []byte
