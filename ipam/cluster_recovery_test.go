@@ -3,6 +3,7 @@ package ipam_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -139,6 +140,86 @@ func TestClusterRecoveryOfTwoLivesOfAPool(t *testing.T) {
 	stays(t, "both are members", 500*time.Millisecond, func() bool { return a.cluster.Ready() == nil && c.cluster.Ready() == nil })
 	a.get(pa)
 	c.get(pc)
+}
+
+// All hosts are up when `weft store recover` is said on one that was off while another one
+// joined, and all have started since the store was wiped: nobody knows b but b.
+func TestClusterRecoveryWaitsForHostsThatShowThemselves(t *testing.T) {
+	t.Parallel()
+	for _, late := range []bool{false, true} {
+		t.Run(fmt.Sprintf("late %v", late), func(t *testing.T) {
+			t.Parallel()
+			fake := store.NewFake()
+			a := newMember(t, "a", fake.Peer())
+			a.awaitMember()
+			pa := a.pool("10.1.0.0/27")
+			seen := make(map[netip.Addr]string)
+			a.use(pa, 2, seen)
+			a.halt()
+			sb := newHooked(fake)
+			sb.latency = 20 * time.Millisecond
+			b := newMember(t, "b", sb)
+			b.awaitMember()
+			b.use(b.pool("10.1.0.0/27"), 10, seen)
+			b.halt()
+			fake.Wipe()
+			a.start()
+			frozen(t, a)
+			if !late { // else it shows itself when the recovery has begun
+				b.start()
+				frozen(t, b)
+				eventually(t, "b shows itself", func() bool {
+					return a.cluster.Connected(b.cluster.Me()) && len(records(t, fake, "self/"+string(b.cluster.Me()))) == 1
+				})
+			}
+			id := b.cluster.Me()
+			if err := a.cluster.Recover(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if late {
+				b.start()
+			}
+			a.awaitMember()
+			b.awaitMember()
+			if b.cluster.Me() != id {
+				t.Fatalf("b has a new id")
+			}
+			a.use(pa, 10, seen)
+			if len(a.Conflicts())+len(b.Conflicts()) > 0 {
+				t.Errorf("in conflict: %v and %v", a.Conflicts(), b.Conflicts())
+			}
+		})
+	}
+}
+
+// A host that starts while the cluster is frozen or recovers is connected: it cannot be
+// removed, whatever the operator says.
+func TestClusterRemovalOfALivingHostInARecovery(t *testing.T) {
+	t.Parallel()
+	fake := store.NewFake()
+	lives := func(m *member) { m.answers = func(netip.Addr) bool { return true } }
+	a, b, c := newMember(t, "a", fake.Peer(), lives), newMember(t, "b", fake.Peer(), lives), newMember(t, "c", fake.Peer(), lives)
+	b.get(b.pool("10.1.0.0/27"))
+	for _, m := range []*member{a, b, c} {
+		m.awaitMember()
+		m.awaitKnows(2)
+	}
+	c.halt()
+	fake.Wipe()
+	frozen(t, a, b)
+	if err := a.cluster.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waits := func() bool { return b.cluster.Verdict().Standing == cluster.Waiting }
+	eventually(t, "b waits", waits)
+	b.halt()
+	fake.ExpireLeases()
+	b.start()
+	eventually(t, "b waits again", waits)
+	eventually(t, "b shows itself", func() bool { return a.cluster.Connected(b.cluster.Me()) })
+	if err := a.remove("b"); !errors.Is(err, cluster.ErrConnected) {
+		t.Fatalf("b is removed although it lives: %v", err)
+	}
 }
 
 // Of two recoveries of stores that did not know of each other none counts for the other:

@@ -386,7 +386,13 @@ func (c *Cluster) WaitsFor() []ownership.Host {
 	if err != nil || rec.Phase != PhaseRecovering {
 		return nil
 	}
-	return slices.DeleteFunc(rec.Waits, func(h ownership.Host) bool {
+	waits := rec.Waits
+	if c.recovery.epoch == rec.Epoch {
+		waits = slices.Concat(waits, c.recovery.missing)
+		slices.Sort(waits)
+		waits = slices.Compact(waits)
+	}
+	return slices.DeleteFunc(waits, func(h ownership.Host) bool {
 		return slices.Contains(c.sightSeen.Back, h) || slices.Contains(c.id.Removed, h)
 	})
 }

@@ -245,16 +245,26 @@ func tombstones(id Identity) []store.Op {
 	return ops
 }
 
+// Announce is the transaction by which a host puts its record into a frozen cluster whose
+// store has none of it.
+func Announce(id Identity, name string, s Sight) store.Txn {
+	return store.Txn{If: Fence(id.ID, s), Then: []store.Op{putSelf(id, name)}}
+}
+
+// putSelf puts back the record of the last run that was valid. A host that does not know
+// whether its first nonce became valid makes it so.
+func putSelf(id Identity, name string) store.Op {
+	_, key := sightKeys(id.ID)
+	return store.Put(key, encode(Self{Version: recordVersion, Incarnation: id.Incarnation, Nonce: cmp.Or(id.Nonce, id.Next), Name: name}))
+}
+
 // Return is the transaction by which a host begins to tell a recovering store: its
-// own record and the tombstones that it knows. A host that does not know whether its
-// first nonce became valid makes it so.
+// own record and the tombstones that it knows.
 func Return(id Identity, name string, s Sight) store.Txn {
 	_, key := sightKeys(id.ID)
-	nonce := cmp.Or(id.Nonce, id.Next)
 	return store.Txn{
-		If: []store.Cond{store.Unchanged(keyCluster, s.Cluster.Rev), store.Unchanged(key, s.Self.Rev)},
-		Then: append(tombstones(id),
-			store.Put(key, encode(Self{Version: recordVersion, Incarnation: id.Incarnation, Nonce: nonce, Name: name}))),
+		If:   []store.Cond{store.Unchanged(keyCluster, s.Cluster.Rev), store.Unchanged(key, s.Self.Rev)},
+		Then: append(tombstones(id), putSelf(id, name)),
 	}
 }
 
