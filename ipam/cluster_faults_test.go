@@ -562,6 +562,76 @@ func (c *readCounter) Read(ctx context.Context, prefix string) (store.Snapshot, 
 	return c.hooked.Read(ctx, prefix)
 }
 
+// A host can be removed while a record of a pool, or its own, cannot be read; a removal
+// says what it left.
+func TestClusterRemovalPassesWhatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ key, value string }{
+		"a pool that is damaged":         {"pools/cluster/10.9.0.0/24", "x"},
+		"a pool of a newer version":      {"pools/cluster/10.9.0.0/24", `{"v":2}`},
+		"another host that is damaged":   {"self/zz", "x"},
+		"no host":                        {"self/", "x"},
+		"the host of a newer version":    {"self/B", `{"v":2}`},
+		"the host, its record destroyed": {"self/B", "x"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fake := store.NewFake()
+			a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
+			pa := a.pool("10.1.0.0/28")
+			b.get(b.pool("10.1.0.0/28"))
+			a.get(pa)
+			a.awaitKnows(1)
+			id := b.cluster.Me()
+			b.halt()
+			byHand(t, fake, strings.Replace(c.key, "B", string(id), 1), c.value)
+			eventually(t, "a lists all hosts", func() bool {
+				hosts := a.cluster.Hosts()
+				find := func(h ownership.Host) bool {
+					return slices.ContainsFunc(hosts, func(v cluster.HostView) bool { return v.ID == h && (v.Note != "") == (h != id || c.key == "self/B") })
+				}
+				return find(id) && (c.key != "self/zz" || find("zz"))
+			})
+			v, err := a.cluster.RemoveHost(t.Context(), cluster.Removal{Name: string(id), PoweredOff: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if left := strings.HasPrefix(c.key, "pools/"); left != strings.Contains(v.Note, "10.9.0.0") {
+				t.Errorf("note %q", v.Note)
+			}
+			if n := ownedBy(t, fake, id); n > 0 {
+				t.Errorf("it owns %d addresses", n)
+			}
+			eventually(t, "it is in no pool", func() bool { return len(a.cluster.PoolsOf(id)) == 0 })
+			for range 10 {
+				a.get(pa)
+			}
+		})
+	}
+}
+
+// A record of a host that cannot be read stops no recovery: the host is waited for, and
+// can be removed by its id.
+func TestClusterRecoveryWithAHostThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	fake := store.NewFake()
+	a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
+	a.awaitKnows(1)
+	b.awaitKnows(1)
+	fake.Wipe()
+	frozen(t, a, b)
+	byHand(t, fake, "self/zz", `{"v":2}`)
+	if err := a.cluster.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a waits for zz alone", func() bool { return slices.Equal(a.cluster.WaitsFor(), []ownership.Host{"zz"}) })
+	if err := a.remove("zz"); err != nil {
+		t.Fatal(err)
+	}
+	a.awaitMember()
+	b.awaitMember()
+}
+
 // A host that cannot say that it has come back must not try it without a pause.
 func TestClusterComesBackWithPauses(t *testing.T) {
 	t.Parallel()

@@ -334,7 +334,7 @@ func (c *Cluster) Recover(ctx context.Context) error {
 }
 
 // present are the hosts but this one that the store knows: those that are connected, and
-// those with a record that is no tombstone.
+// those with a record that is no tombstone, or that cannot be read.
 func (c *Cluster) present(ctx context.Context, id Identity) ([]ownership.Host, error) {
 	selves, err := c.cfg.Store.Read(ctx, prefixSelf)
 	if err != nil {
@@ -346,12 +346,10 @@ func (c *Cluster) present(ctx context.Context, id Identity) ([]ownership.Host, e
 	}
 	for _, kv := range selves.KVs {
 		self, err := decode[Self](kv)
-		if err != nil {
-			return nil, err
-		}
 		h := hostOf(kv.Key, prefixSelf)
 		switch {
-		case self.Removed:
+		case h == "":
+		case err == nil && self.Removed:
 			out = slices.DeleteFunc(out, func(o ownership.Host) bool { return o == h })
 		case h != id.ID:
 			out = append(out, h)

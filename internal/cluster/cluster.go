@@ -484,9 +484,9 @@ func (c *Cluster) remember(ctx context.Context, id Identity, s Sight) error {
 	for _, kv := range selves {
 		self, err := decode[Self](kv)
 		if err != nil {
-			return err
+			self = Self{} // one that cannot be read, as of a newer version, is a host's too
 		}
-		if h := hostOf(kv.Key, prefixSelf); h != id.ID {
+		if h := hostOf(kv.Key, prefixSelf); h != id.ID && h != "" {
 			news = id.Meets(h, self.Removed) || news
 			if self.Name != "" && id.Names[h] != self.Name {
 				id.Names = maps.Clone(id.Names)

@@ -308,11 +308,12 @@ func Thaw(id Identity, s Sight) (store.Txn, bool, error) {
 	}, true, nil
 }
 
-// Remove is the transaction that leaves a tombstone for a host.
-func Remove(h ownership.Host, self store.KV) (store.Txn, error) {
+// Remove is the transaction that leaves a tombstone for a host, also in the place of a
+// record that cannot be read: of that there is nothing to keep.
+func Remove(h ownership.Host, self store.KV) store.Txn {
 	rec, err := decode[Self](self)
 	if err != nil {
-		return store.Txn{}, err
+		rec = Self{}
 	}
 	rec.Version, rec.Removed = recordVersion, true
 	key := prefixSelf + string(h)
@@ -321,7 +322,7 @@ func Remove(h ownership.Host, self store.KV) (store.Txn, error) {
 		Then: []store.Op{
 			store.Put(key, encode(rec)), store.Delete(prefixHosts + string(h)), store.DeletePrefix(prefixAsks + string(h) + "/"),
 		},
-	}, nil
+	}
 }
 
 // Fence is what must hold for a host to change an owner: the cluster is as it was

@@ -52,6 +52,21 @@ func (s Pools) List() (map[string]Pool, error) {
 	return out, nil
 }
 
+// readable decodes the pools that can be; the error is of the other ones.
+func (s Pools) readable() (map[string]Pool, error) {
+	out := make(map[string]Pool, len(s.KVs))
+	var bad []error
+	for _, kv := range s.KVs {
+		p, err := decode[Pool](kv)
+		if err != nil {
+			bad = append(bad, fmt.Errorf("%s: %w", kv.Key, err))
+			continue
+		}
+		out[kv.Key] = p
+	}
+	return out, errors.Join(bad...)
+}
+
 func (s Pools) get(key string) store.KV {
 	for _, kv := range s.KVs {
 		if kv.Key == key {
