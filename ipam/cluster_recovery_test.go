@@ -222,6 +222,46 @@ func TestClusterRemovalOfALivingHostInARecovery(t *testing.T) {
 	}
 }
 
+// A backup of before the removal of a host gives it back what it had: a recovery removes
+// it once more.
+func TestClusterRecoveryOfABackupBeforeARemoval(t *testing.T) {
+	t.Parallel()
+	fake := store.NewFake()
+	a, b, x := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer()), newMember(t, "x", fake.Peer())
+	pa := a.pool("10.1.0.0/27")
+	b.pool("10.1.0.0/27")
+	px := x.pool("10.1.0.0/27")
+	x.pool("10.2.0.0/27") // it is there alone
+	for range 10 {
+		x.get(px)
+	}
+	for _, m := range []*member{a, b, x} {
+		m.awaitKnows(2)
+	}
+	backup := fake.Clone()
+	x.halt()
+	id := x.cluster.Me()
+	if err := a.remove("x"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all know that x is removed", func() bool {
+		return !slices.ContainsFunc([]*member{a, b}, func(m *member) bool {
+			known, _, err := cluster.LoadIdentity(m.journal, cluster.Fingerprint{})
+			return err != nil || !slices.Contains(known.Removed, id)
+		})
+	})
+	seen := make(map[netip.Addr]string)
+	a.use(pa, 2, seen)
+	fake.Restore(backup)
+	frozen(t, a, b)
+	a.recovers(a, b)
+	if n := ownedBy(t, fake, id); n > 0 {
+		t.Errorf("the removed host owns %d addresses", n)
+	}
+	eventually(t, "the removed host is in no pool", func() bool { return len(a.cluster.PoolsOf(id)) == 0 })
+	a.use(pa, 20, seen) // of 29 without the gateway, 10 of which were x's
+}
+
 // Of two recoveries of stores that did not know of each other none counts for the other:
 // who told the first one has to tell the second one too.
 func TestClusterRecoveryOfABackupAfterAWipe(t *testing.T) {

@@ -374,6 +374,9 @@ func (c *Cluster) thaw(ctx context.Context, id Identity, s Sight) (again bool, e
 	if all, err := c.allBack(ctx, id, s); !all || err != nil {
 		return false, err
 	}
+	if done, err := c.buryRemoved(ctx, id); !done || err != nil {
+		return err == nil, err // others do it too
+	}
 	return true, c.commit(ctx, txn)
 }
 

@@ -246,21 +246,8 @@ func (c *Cluster) bury(ctx context.Context, h ownership.Host) (note string, err 
 	if err := c.buryAllAddresses(ctx, h); err != nil {
 		return "", err
 	}
-	seen, err := c.look(ctx)
+	bad, err := c.expel(ctx, h)
 	if err != nil {
-		return "", err
-	}
-	all, bad := seen.readable()
-	for key, p := range all {
-		if !slices.Contains(p.Members, h) {
-			continue
-		}
-		_, err := c.again(ctx, []Standing{Member, Recovering, Waiting}, func(seen Pools) (store.Txn, error) { return Leave(h, seen.get(key), seen.Index) })
-		if err != nil {
-			return "", err
-		}
-	}
-	if err := c.dropAsks(ctx, func(a ownership.Ask) bool { return a.From == h }); err != nil {
 		return "", err
 	}
 	// Nobody gives anything to a host that is no member; what was given to it before.
@@ -274,6 +261,53 @@ func (c *Cluster) bury(ctx context.Context, h ownership.Host) (note string, err 
 	return fmt.Sprintf("it may still be a member of pools whose records cannot be read here; remove it again when they can be: %v", bad), nil
 }
 
+// expel ends what removed hosts have in the store besides addresses: their memberships
+// and what they ask for. bad is of the pools that cannot be read, which stay.
+func (c *Cluster) expel(ctx context.Context, removed ...ownership.Host) (bad, err error) {
+	seen, err := c.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all, bad := seen.readable()
+	for key, p := range all {
+		for _, h := range p.Members {
+			if !slices.Contains(removed, h) {
+				continue
+			}
+			_, err := c.again(ctx, []Standing{Member, Recovering, Waiting}, func(seen Pools) (store.Txn, error) { return Leave(h, seen.get(key), seen.Index) })
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	return bad, c.dropAsks(ctx, func(a ownership.Ask) bool { return slices.Contains(removed, a.From) })
+}
+
+// buryRemoved repeats all removals: a backup of before one gave the host its addresses
+// and memberships back, and nobody would name it. It reports whether all is done.
+func (c *Cluster) buryRemoved(ctx context.Context, id Identity) (done bool, err error) {
+	selves, err := c.cfg.Store.Read(ctx, prefixSelf)
+	if err != nil {
+		return false, err
+	}
+	removed := slices.Clone(id.Removed)
+	for _, kv := range selves.KVs {
+		if self, err := decode[Self](kv); err == nil && self.Removed {
+			removed = append(removed, hostOf(kv.Key, prefixSelf))
+		}
+	}
+	if len(removed) == 0 {
+		return true, nil
+	}
+	if left, err := c.buryAddresses(ctx, removed...); left > 0 || err != nil {
+		return false, err
+	}
+	if _, err := c.expel(ctx, removed...); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
 // buryAllAddresses repeats buryAddresses until nobody changed a record meanwhile.
 func (c *Cluster) buryAllAddresses(ctx context.Context, h ownership.Host) error {
 	for {
@@ -284,10 +318,10 @@ func (c *Cluster) buryAllAddresses(ctx context.Context, h ownership.Host) error 
 	}
 }
 
-// buryAddresses marks the addresses of a removed host as dead. It returns how many
+// buryAddresses marks the addresses of removed hosts as dead. It returns how many
 // records others changed meanwhile. A record that cannot be read is left alone, and
 // told when the others are done.
-func (c *Cluster) buryAddresses(ctx context.Context, h ownership.Host) (left int, err error) {
+func (c *Cluster) buryAddresses(ctx context.Context, removed ...ownership.Host) (left int, err error) {
 	pass, err := c.admit(Member, Recovering, Waiting)
 	if err != nil {
 		return 0, err
@@ -303,7 +337,11 @@ func (c *Cluster) buryAddresses(ctx context.Context, h ownership.Host) (left int
 			errs = append(errs, fmt.Errorf("%s: %w", kv.Key, err))
 			continue
 		}
-		if !rec.Bury(h) {
+		changed := false
+		for _, h := range removed {
+			changed = rec.Bury(h) || changed
+		}
+		if !changed {
 			continue
 		}
 		res, err := c.put(ctx, pass.under(store.Txn{
