@@ -13,6 +13,7 @@ import (
 
 	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/store"
+	"github.com/weft-net/weft/ipam"
 )
 
 // frozen waits until hosts are.
@@ -260,6 +261,33 @@ func TestClusterRecoveryOfABackupBeforeARemoval(t *testing.T) {
 	}
 	eventually(t, "the removed host is in no pool", func() bool { return len(a.cluster.PoolsOf(id)) == 0 })
 	a.use(pa, 20, seen) // of 29 without the gateway, 10 of which were x's
+}
+
+// A new host that comes to a wiped store waits for the recovery of the cluster that is
+// there, as long as any of its hosts has seen the store.
+func TestClusterFreshHostOnAWipedStore(t *testing.T) {
+	t.Parallel()
+	fake := store.NewFake()
+	a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
+	a.awaitKnows(1)
+	b.awaitKnows(1)
+	pa, pb := a.pool("10.1.0.0/27"), b.pool("10.1.0.0/27")
+	seen := make(map[netip.Addr]string)
+	a.use(pa, 2, seen)
+	b.use(pb, 2, seen)
+	fake.Wipe()
+	frozen(t, a, b)
+	eventually(t, "the store knows that there is a cluster", func() bool { return len(records(t, fake, "cluster")) == 1 })
+	c := newMember(t, "c", fake.Peer())
+	frozen(t, c)
+	if _, err := c.RequestPool(t.Context(), ipam.PoolRequest{Space: ipam.LocalSpace, Subnet: prefix("10.1.0.0/27")}); !errors.Is(err, ipam.ErrStore) {
+		t.Errorf("a pool of c: %v", err)
+	}
+	a.recovers(a, b, c)
+	pc := c.pool("10.1.0.0/27")
+	a.use(pa, 4, seen)
+	b.use(pb, 4, seen)
+	c.use(pc, 4, seen)
 }
 
 // Of two recoveries of stores that did not know of each other none counts for the other:

@@ -60,11 +60,12 @@ func (c *Cluster) lives() bool {
 // announce shows a frozen cluster, whose store may have been wiped, that there is this
 // host: a recovery waits for all whose record is there. The record is the one of the last
 // run that was valid, so it makes no other run invalid.
-func (c *Cluster) announce(ctx context.Context, id Identity, s Sight) error {
-	if id.UUID == "" || s.Self.Rev != 0 {
+func (c *Cluster) announce(ctx context.Context, id Identity, s Sight, why string) error {
+	txn := Announce(id, c.cfg.Name, s, why)
+	if id.UUID == "" || len(txn.Then) == 0 {
 		return nil
 	}
-	return c.commit(ctx, Announce(id, c.cfg.Name, s))
+	return c.commit(ctx, txn)
 }
 
 // keepAlive holds the lease while this host is to be seen.

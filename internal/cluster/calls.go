@@ -300,37 +300,52 @@ func (c *Cluster) Refuse(ctx context.Context, a ownership.Ask, why string) error
 // it returns without an error, this host sees that the recovery has begun, or ctx or a
 // look's time is over.
 func (c *Cluster) Recover(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	for {
+		begun, err := c.recover(limited)
+		if err != nil {
+			return err
+		}
+		c.Wake()
+		if begun {
+			c.awaitThaw(ctx)
+			return nil
+		}
+		select { // others were faster: they may have shown themselves, or that there is a cluster
+		case <-limited.Done():
+			return ErrBusy
+		case <-time.After(rand.N(overtaken)):
+		}
+	}
+}
+
+// recover begins a recovery, unless the cluster's record changed meanwhile.
+func (c *Cluster) recover(ctx context.Context) (begun bool, err error) {
 	c.mu.Lock()
 	id := c.id
 	c.mu.Unlock()
 	s, err := c.sight(ctx, id)
 	if err != nil {
-		return err
+		return false, err
 	}
 	v, err := Judge(id, s, true)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if v.Standing != Frozen && v.Standing != Freezing {
-		return fmt.Errorf("%w: there is nothing to recover: this host is %s", ErrNotNow, v.Standing)
+		return false, fmt.Errorf("%w: there is nothing to recover: this host is %s", ErrNotNow, v.Standing)
 	}
 	others, err := c.present(ctx, id)
 	if err != nil {
-		return err
+		return false, err
 	}
 	txn, err := Recover(id, s, others, rand.N(1<<32))
 	if err != nil {
-		return err
+		return false, err
 	}
 	res, err := c.put(ctx, txn)
-	if err == nil && !res.OK {
-		err = ErrBusy
-	}
-	c.Wake()
-	if err == nil {
-		c.awaitThaw(ctx)
-	}
-	return err
+	return res.OK, err
 }
 
 // present are the hosts but this one that the store knows: those that are connected, and

@@ -304,7 +304,7 @@ func (c *Cluster) act(ctx context.Context, id Identity, s Sight, v Verdict) (aga
 	case Foreign:
 		return c.convert(ctx, id)
 	case Frozen:
-		return false, c.announce(ctx, id, s)
+		return false, c.announce(ctx, id, s, v.Why)
 	case Freezing:
 		txn, err := Freeze(id, s, v.Why)
 		if err != nil {

@@ -245,10 +245,20 @@ func tombstones(id Identity) []store.Op {
 	return ops
 }
 
-// Announce is the transaction by which a host puts its record into a frozen cluster whose
-// store has none of it.
-func Announce(id Identity, name string, s Sight) store.Txn {
-	return store.Txn{If: Fence(id.ID, s), Then: []store.Op{putSelf(id, name)}}
+// Announce is the transaction by which a host shows a frozen cluster whose store was
+// wiped what it lacks: the host's own record, and that there is a cluster, which is
+// frozen. A new host that came first would make another cluster of the store, and hand
+// out the addresses of this one.
+func Announce(id Identity, name string, s Sight, why string) store.Txn {
+	txn := store.Txn{If: Fence(id.ID, s)}
+	if s.Self.Rev == 0 {
+		txn.Then = append(txn.Then, putSelf(id, name))
+	}
+	if s.Cluster.Rev == 0 {
+		rec := Record{Version: recordVersion, UUID: id.UUID, Epoch: id.Epoch, Phase: PhaseFrozen, Why: why + " (found by " + string(id.ID) + ")"}
+		txn.Then = append(txn.Then, store.Put(keyCluster, encode(rec)))
+	}
+	return txn
 }
 
 // putSelf puts back the record of the last run that was valid. A host that does not know
