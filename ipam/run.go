@@ -193,13 +193,7 @@ func (m *IPAM) planShare(ctx context.Context, sh *share, look outlook) []func() 
 		sh.own.Forget()
 		m.rewatch(sh)
 	}
-	settled := look.member() && m.inside(sh)
-	if settled {
-		sh.back = 0 // what was told in the last recovery held
-	}
-	if !look.member() && look.Epoch == 0 || settled && sh.trouble.at.join && !sh.doubt {
-		sh.trouble = trouble{} // what comes after that is another try
-	}
+	m.ease(sh, look)
 	mode, rejoin := m.modeOf(sh, look)
 	if rejoin && !sh.trouble.waits(m.attempt(sh, true, look.Epoch), time.Now()) {
 		sh.leaving = true
@@ -226,12 +220,15 @@ func (m *IPAM) planShare(ctx context.Context, sh *share, look outlook) []func() 
 	switch {
 	case mode == ownership.Normal && len(sh.own.Lost()) > 0:
 		m.cfg.Cluster.Suspect(fmt.Sprintf("the store was restored from a backup: it does not know that this host owns %v", sh.own.Lost()[0]))
-	case idle && !m.wanted(sh) && sh.own.Empty() && !sh.trouble.waits(m.attempt(sh, false, 0), time.Now()):
+	case idle && m.unneeded(sh) && !sh.trouble.waits(m.attempt(sh, false, 0), time.Now()):
 		sh.leaving = true
 		out = append(out, func() { m.leave(ctx, sh) })
 	}
 	return out
 }
+
+// unneeded reports whether a membership can end. The caller holds mu.
+func (m *IPAM) unneeded(sh *share) bool { return !m.wanted(sh) && sh.own.Empty() }
 
 // modeOf says how much a share may do, and whether the store has to be told first that
 // this host is a member. The caller holds mu.

@@ -58,6 +58,18 @@ func (m *IPAM) attempt(sh *share, join bool, epoch int) attempt {
 	return attempt{join: join, epoch: epoch, rev: m.cfg.Cluster.PoolRev(sh.rec.Pool.Domain, sh.rec.Pool.Subnet)}
 }
 
+// ease ends what counts no more once the membership is in order, or nothing can be tried.
+// The caller holds mu.
+func (m *IPAM) ease(sh *share, look outlook) {
+	settled := look.member() && m.inside(sh)
+	if settled {
+		sh.back = 0 // what was told in the last recovery held
+	}
+	if !look.member() && look.Epoch == 0 || settled && sh.trouble.at.join && !sh.doubt {
+		sh.trouble = trouble{} // what comes after that is another try
+	}
+}
+
 // stumbled notes that a change of a membership failed. The caller holds mu.
 func (m *IPAM) stumbled(sh *share, at attempt, what string, err error) {
 	if sh.trouble.failed(at, err, time.Now()) {
