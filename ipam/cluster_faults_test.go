@@ -512,6 +512,126 @@ func TestClusterRemovalPassesADamagedRecord(t *testing.T) {
 	}
 }
 
+// A record of a pool that cannot be read freezes nobody and is not asked for without a
+// pause; the host says what is wrong, hands out what it owns, makes no new pool beside it
+// but joins others, and goes on as soon as the record is right.
+func TestClusterPoolThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	for name, bad := range map[string]string{"garbage": "garbage", "newer": `{"v":2}`} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fake := store.NewFake()
+			sa := &readCounter{hooked: newHooked(fake)}
+			a, b := newMember(t, "a", sa), newMember(t, "b", fake.Peer())
+			pa := a.pool("10.1.0.0/24")
+			a.get(pa)
+			b.pool("10.2.0.0/24")
+			if a.Problem() != nil {
+				t.Fatal(a.Problem())
+			}
+			key := "pools/cluster/10.1.0.0/24"
+			good := records(t, fake, key)[0]
+			byHand(t, fake, key, bad)
+			eventually(t, "a says it", func() bool { return a.Problem() != nil && a.View()[0].Cluster.Problem != nil })
+			n := sa.reads.Load()
+			stays(t, "there are pauses", time.Second, func() bool { return sa.reads.Load() < n+20 })
+			a.get(pa)
+			if v := a.cluster.Verdict(); v.Standing != cluster.Member {
+				t.Errorf("a is %+v", v)
+			}
+			if _, err := a.RequestPool(t.Context(), ipam.PoolRequest{Space: ipam.LocalSpace, Subnet: prefix("10.2.0.0/24")}); err != nil {
+				t.Errorf("a pool of b's: %v", err)
+			}
+			byHand(t, fake, key, string(good.Value))
+			eventually(t, "a goes on", func() bool { return a.Problem() == nil && a.inside("10.1.0.0/24") })
+			for range 100 {
+				a.get(pa)
+			}
+		})
+	}
+}
+
+// readCounter counts the reads of a host.
+type readCounter struct {
+	*hooked
+	reads atomic.Int64
+}
+
+func (c *readCounter) Read(ctx context.Context, prefix string) (store.Snapshot, error) {
+	c.reads.Add(1)
+	return c.hooked.Read(ctx, prefix)
+}
+
+// A host can be removed while a record of a pool, or its own, cannot be read; a removal
+// says what it left.
+func TestClusterRemovalPassesWhatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ key, value string }{
+		"a pool that is damaged":         {"pools/cluster/10.9.0.0/24", "x"},
+		"a pool of a newer version":      {"pools/cluster/10.9.0.0/24", `{"v":2}`},
+		"another host that is damaged":   {"self/zz", "x"},
+		"no host":                        {"self/", "x"},
+		"the host of a newer version":    {"self/B", `{"v":2}`},
+		"the host, its record destroyed": {"self/B", "x"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fake := store.NewFake()
+			a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
+			pa := a.pool("10.1.0.0/28")
+			b.get(b.pool("10.1.0.0/28"))
+			a.get(pa)
+			a.awaitKnows(1)
+			id := b.cluster.Me()
+			b.halt()
+			byHand(t, fake, strings.Replace(c.key, "B", string(id), 1), c.value)
+			eventually(t, "a lists all hosts", func() bool {
+				hosts := a.cluster.Hosts()
+				find := func(h ownership.Host) bool {
+					return slices.ContainsFunc(hosts, func(v cluster.HostView) bool { return v.ID == h && (v.Note != "") == (h != id || c.key == "self/B") })
+				}
+				return find(id) && (c.key != "self/zz" || find("zz"))
+			})
+			v, err := a.cluster.RemoveHost(t.Context(), cluster.Removal{Name: string(id), PoweredOff: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if left := strings.HasPrefix(c.key, "pools/"); left != strings.Contains(v.Note, "10.9.0.0") {
+				t.Errorf("note %q", v.Note)
+			}
+			if n := ownedBy(t, fake, id); n > 0 {
+				t.Errorf("it owns %d addresses", n)
+			}
+			eventually(t, "it is in no pool", func() bool { return len(a.cluster.PoolsOf(id)) == 0 })
+			for range 10 {
+				a.get(pa)
+			}
+		})
+	}
+}
+
+// A record of a host that cannot be read stops no recovery: the host is waited for, and
+// can be removed by its id.
+func TestClusterRecoveryWithAHostThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	fake := store.NewFake()
+	a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
+	a.awaitKnows(1)
+	b.awaitKnows(1)
+	fake.Wipe()
+	frozen(t, a, b)
+	byHand(t, fake, "self/zz", `{"v":2}`)
+	if err := a.cluster.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a waits for zz alone", func() bool { return slices.Equal(a.cluster.WaitsFor(), []ownership.Host{"zz"}) })
+	if err := a.remove("zz"); err != nil {
+		t.Fatal(err)
+	}
+	a.awaitMember()
+	b.awaitMember()
+}
+
 // A host that cannot say that it has come back must not try it without a pause.
 func TestClusterComesBackWithPauses(t *testing.T) {
 	t.Parallel()

@@ -3,14 +3,17 @@ package ipam_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/store"
+	"github.com/weft-net/weft/ipam"
 )
 
 // frozen waits until hosts are.
@@ -48,6 +51,243 @@ func (m *member) recovers(all ...*member) {
 		}
 		return !slices.ContainsFunc(all, func(x *member) bool { return x.cluster.Ready() != nil })
 	})
+}
+
+// byHand writes a record as an operator, or somebody hostile, may.
+func byHand(t *testing.T, f *store.Fake, key, value string) {
+	t.Helper()
+	res, err := f.Commit(context.Background(), store.Txn{Then: []store.Op{store.Put(key, []byte(value))}})
+	if err != nil || !res.OK {
+		t.Fatal(res, err)
+	}
+}
+
+// A backup whose revisions are higher than what was seen (they can be made so, and others
+// may write) is known by the pools that it lacks, by a host that runs and by one that
+// starts. The host that comes back first must not make the pool anew, nor join what
+// another one made there.
+func TestClusterRestoredStoreOfAHigherRevision(t *testing.T) {
+	t.Parallel()
+	for _, how := range []string{"running", "starting", "another pool"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			fake := store.NewFake()
+			sa, sb := fake.Peer(), fake.Peer()
+			a, b := newMember(t, "a", sa), newMember(t, "b", sb)
+			a.awaitKnows(1)
+			b.awaitKnows(1)
+			backup := fake.Clone()
+			pa, pb := a.pool("10.1.0.0/27"), b.pool("10.1.0.0/27")
+			seen := make(map[netip.Addr]string)
+			a.use(pa, 3, seen)
+			b.use(pb, 2, seen)
+			sa.SetDown(true)
+			sb.SetDown(true)
+			if how != "running" {
+				b.halt()
+			}
+			fake.Restore(backup)
+			for range 1000 {
+				byHand(t, fake, "zzz", "")
+			}
+			if how == "another pool" {
+				c := newMember(t, "c", fake.Peer())
+				c.pool("10.1.0.0/27")
+				c.halt()
+			}
+			sb.SetDown(false)
+			if how != "running" {
+				b.start()
+			}
+			frozen(t, b)
+			sa.SetDown(false)
+			frozen(t, a)
+			if how == "another pool" {
+				return
+			}
+			b.recovers(a, b)
+			b.use(pb, 5, seen)
+			a.use(pa, 5, seen)
+			if len(a.Conflicts())+len(b.Conflicts()) > 0 {
+				t.Errorf("in conflict: %v and %v", a.Conflicts(), b.Conflicts())
+			}
+		})
+	}
+}
+
+// Two hosts that tell a recovering store of two lives of a pool cannot both be right: the
+// one that is overtaken goes on with conflicts, and does not freeze the cluster for ever.
+func TestClusterRecoveryOfTwoLivesOfAPool(t *testing.T) {
+	t.Parallel()
+	fake := store.NewFake()
+	sa := fake.Peer()
+	a := newMember(t, "a", sa)
+	c := newMember(t, "c", fake.Peer())
+	a.awaitKnows(1)
+	c.awaitKnows(1)
+	backup := fake.Clone()
+	pa := a.pool("10.1.0.0/27")
+	a.get(pa)
+	sa.SetDown(true)
+	fake.Restore(backup)
+	for range 1000 {
+		byHand(t, fake, "zzz", "")
+	}
+	pc := c.pool("10.1.0.0/27")
+	c.get(pc)
+	sa.SetDown(false)
+	frozen(t, a, c)
+	a.recovers(a, c)
+	stays(t, "both are members", 500*time.Millisecond, func() bool { return a.cluster.Ready() == nil && c.cluster.Ready() == nil })
+	a.get(pa)
+	c.get(pc)
+}
+
+// All hosts are up when `weft store recover` is said on one that was off while another one
+// joined, and all have started since the store was wiped: nobody knows b but b.
+func TestClusterRecoveryWaitsForHostsThatShowThemselves(t *testing.T) {
+	t.Parallel()
+	for _, late := range []bool{false, true} {
+		t.Run(fmt.Sprintf("late %v", late), func(t *testing.T) {
+			t.Parallel()
+			fake := store.NewFake()
+			a := newMember(t, "a", fake.Peer())
+			a.awaitMember()
+			pa := a.pool("10.1.0.0/27")
+			seen := make(map[netip.Addr]string)
+			a.use(pa, 2, seen)
+			a.halt()
+			sb := newHooked(fake)
+			sb.latency = 20 * time.Millisecond
+			b := newMember(t, "b", sb)
+			b.awaitMember()
+			b.use(b.pool("10.1.0.0/27"), 10, seen)
+			b.halt()
+			fake.Wipe()
+			a.start()
+			frozen(t, a)
+			if !late { // else it shows itself when the recovery has begun
+				b.start()
+				frozen(t, b)
+				eventually(t, "b shows itself", func() bool {
+					return a.cluster.Connected(b.cluster.Me()) && len(records(t, fake, "self/"+string(b.cluster.Me()))) == 1
+				})
+			}
+			id := b.cluster.Me()
+			if err := a.cluster.Recover(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if late {
+				b.start()
+			}
+			a.awaitMember()
+			b.awaitMember()
+			if b.cluster.Me() != id {
+				t.Fatalf("b has a new id")
+			}
+			a.use(pa, 10, seen)
+			if len(a.Conflicts())+len(b.Conflicts()) > 0 {
+				t.Errorf("in conflict: %v and %v", a.Conflicts(), b.Conflicts())
+			}
+		})
+	}
+}
+
+// A host that starts while the cluster is frozen or recovers is connected: it cannot be
+// removed, whatever the operator says.
+func TestClusterRemovalOfALivingHostInARecovery(t *testing.T) {
+	t.Parallel()
+	fake := store.NewFake()
+	lives := func(m *member) { m.answers = func(netip.Addr) bool { return true } }
+	a, b, c := newMember(t, "a", fake.Peer(), lives), newMember(t, "b", fake.Peer(), lives), newMember(t, "c", fake.Peer(), lives)
+	b.get(b.pool("10.1.0.0/27"))
+	for _, m := range []*member{a, b, c} {
+		m.awaitMember()
+		m.awaitKnows(2)
+	}
+	c.halt()
+	fake.Wipe()
+	frozen(t, a, b)
+	if err := a.cluster.Recover(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waits := func() bool { return b.cluster.Verdict().Standing == cluster.Waiting }
+	eventually(t, "b waits", waits)
+	b.halt()
+	fake.ExpireLeases()
+	b.start()
+	eventually(t, "b waits again", waits)
+	eventually(t, "b shows itself", func() bool { return a.cluster.Connected(b.cluster.Me()) })
+	if err := a.remove("b"); !errors.Is(err, cluster.ErrConnected) {
+		t.Fatalf("b is removed although it lives: %v", err)
+	}
+}
+
+// A backup of before the removal of a host gives it back what it had: a recovery removes
+// it once more.
+func TestClusterRecoveryOfABackupBeforeARemoval(t *testing.T) {
+	t.Parallel()
+	fake := store.NewFake()
+	a, b, x := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer()), newMember(t, "x", fake.Peer())
+	pa := a.pool("10.1.0.0/27")
+	b.pool("10.1.0.0/27")
+	px := x.pool("10.1.0.0/27")
+	x.pool("10.2.0.0/27") // it is there alone
+	for range 10 {
+		x.get(px)
+	}
+	for _, m := range []*member{a, b, x} {
+		m.awaitKnows(2)
+	}
+	backup := fake.Clone()
+	x.halt()
+	id := x.cluster.Me()
+	if err := a.remove("x"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all know that x is removed", func() bool {
+		return !slices.ContainsFunc([]*member{a, b}, func(m *member) bool {
+			known, _, err := cluster.LoadIdentity(m.journal, cluster.Fingerprint{})
+			return err != nil || !slices.Contains(known.Removed, id)
+		})
+	})
+	seen := make(map[netip.Addr]string)
+	a.use(pa, 2, seen)
+	fake.Restore(backup)
+	frozen(t, a, b)
+	a.recovers(a, b)
+	if n := ownedBy(t, fake, id); n > 0 {
+		t.Errorf("the removed host owns %d addresses", n)
+	}
+	eventually(t, "the removed host is in no pool", func() bool { return len(a.cluster.PoolsOf(id)) == 0 })
+	a.use(pa, 20, seen) // of 29 without the gateway, 10 of which were x's
+}
+
+// A new host that comes to a wiped store waits for the recovery of the cluster that is
+// there, as long as any of its hosts has seen the store.
+func TestClusterFreshHostOnAWipedStore(t *testing.T) {
+	t.Parallel()
+	fake := store.NewFake()
+	a, b := newMember(t, "a", fake.Peer()), newMember(t, "b", fake.Peer())
+	a.awaitKnows(1)
+	b.awaitKnows(1)
+	pa, pb := a.pool("10.1.0.0/27"), b.pool("10.1.0.0/27")
+	seen := make(map[netip.Addr]string)
+	a.use(pa, 2, seen)
+	b.use(pb, 2, seen)
+	fake.Wipe()
+	frozen(t, a, b)
+	eventually(t, "the store knows that there is a cluster", func() bool { return len(records(t, fake, "cluster")) == 1 })
+	c := newMember(t, "c", fake.Peer())
+	frozen(t, c)
+	if _, err := c.RequestPool(t.Context(), ipam.PoolRequest{Space: ipam.LocalSpace, Subnet: prefix("10.1.0.0/27")}); !errors.Is(err, ipam.ErrStore) {
+		t.Errorf("a pool of c: %v", err)
+	}
+	a.recovers(a, b, c)
+	pc := c.pool("10.1.0.0/27")
+	a.use(pa, 4, seen)
+	b.use(pb, 4, seen)
+	c.use(pc, 4, seen)
 }
 
 // Of two recoveries of stores that did not know of each other none counts for the other:

@@ -563,9 +563,7 @@ func (w *world) remove(h *mhost, alive bool) {
 func (w *world) bury(id ownership.Host, whole bool) {
 	w.logf("weft host rm %s (whole %v)", id, whole)
 	if !w.self(id).Removed {
-		txn, err := cluster.Remove(id, w.st.Get("self/"+string(id)))
-		must(err)
-		w.apply(txn)
+		w.apply(cluster.Remove(id, w.st.Get("self/"+string(id))))
 	}
 	w.gone[id] = true
 	// It asks for nothing any more: who grants that later would lose the address.

@@ -193,8 +193,9 @@ func (m *IPAM) planShare(ctx context.Context, sh *share, look outlook) []func() 
 		sh.own.Forget()
 		m.rewatch(sh)
 	}
+	m.ease(sh, look)
 	mode, rejoin := m.modeOf(sh, look)
-	if rejoin {
+	if rejoin && !sh.trouble.waits(m.attempt(sh, true, look.Epoch), time.Now()) {
 		sh.leaving = true
 		out = append(out, func() { m.rejoin(ctx, sh, look.Epoch) })
 	}
@@ -219,12 +220,15 @@ func (m *IPAM) planShare(ctx context.Context, sh *share, look outlook) []func() 
 	switch {
 	case mode == ownership.Normal && len(sh.own.Lost()) > 0:
 		m.cfg.Cluster.Suspect(fmt.Sprintf("the store was restored from a backup: it does not know that this host owns %v", sh.own.Lost()[0]))
-	case idle && !m.wanted(sh) && sh.own.Empty():
+	case idle && m.unneeded(sh) && !sh.trouble.waits(m.attempt(sh, false, 0), time.Now()):
 		sh.leaving = true
 		out = append(out, func() { m.leave(ctx, sh) })
 	}
 	return out
 }
+
+// unneeded reports whether a membership can end. The caller holds mu.
+func (m *IPAM) unneeded(sh *share) bool { return !m.wanted(sh) && sh.own.Empty() }
 
 // modeOf says how much a share may do, and whether the store has to be told first that
 // this host is a member. The caller holds mu.
@@ -341,13 +345,14 @@ func (m *IPAM) leave(ctx context.Context, sh *share) {
 	defer cancel()
 	m.mu.Lock()
 	pool := sh.rec.Pool
+	at := m.attempt(sh, false, 0)
 	m.mu.Unlock()
 	err := m.cfg.Cluster.Leave(limited, pool)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	sh.leaving, sh.doubt = false, err != nil
 	if err != nil {
-		m.cfg.Logger.Debug("leave a pool", "pool", pool.Subnet, "err", err)
+		m.stumbled(sh, at, "leave a pool", err)
 	} else if !m.wanted(sh) && m.books[sh.rec.key()] == sh.book {
 		m.rewatch(sh)
 		delete(m.books, sh.rec.key())
@@ -362,25 +367,51 @@ func (m *IPAM) rejoin(ctx context.Context, sh *share, epoch int) {
 	defer cancel()
 	m.mu.Lock()
 	pool := sh.rec.Pool
+	at := m.attempt(sh, true, epoch)
 	m.mu.Unlock()
 	var err error
 	if epoch > 0 {
 		err = m.cfg.Cluster.Rejoin(limited, pool)
-	} else if pool, err = m.cfg.Cluster.Affirm(limited, pool); err == nil {
-		err = m.moved(limited, sh, pool)
+	} else if err = m.unlessLost(limited, sh); err == nil {
+		if pool, err = m.cfg.Cluster.Affirm(limited, pool); err == nil {
+			err = m.moved(limited, sh, pool)
+		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	sh.leaving = false
 	if err != nil {
-		m.cfg.Logger.Debug("join a pool again", "pool", pool.Subnet, "err", err)
+		m.stumbled(sh, at, "join a pool again", err)
 	} else {
-		sh.doubt = false
+		sh.doubt, sh.trouble = false, trouble{}
 		if epoch > 0 {
 			sh.back = epoch
 		}
 	}
 	m.notify(sh)
+}
+
+// unlessLost is nil if a share may join again. A host is a member for as long as it owns
+// something, and the last member takes the pool along: so a store without the pool of
+// which this host owns addresses is not the one that gave them, whatever its revision.
+// To join would forget what is owned, and others would get it. Only who has just told a
+// recovering store, and was overtaken by a host that told another life of the pool, is
+// beaten: nothing but the recovery itself could be repeated.
+func (m *IPAM) unlessLost(ctx context.Context, sh *share) error {
+	m.mu.Lock()
+	pool := sh.rec.Pool
+	owns := sh.rec.By == m.me() && sh.back == 0 && sh.own.Owned()
+	m.mu.Unlock()
+	if !owns {
+		return nil
+	}
+	lost, err := m.cfg.Cluster.Lost(ctx, pool)
+	if err != nil || !lost {
+		return err
+	}
+	why := fmt.Sprintf("the store was restored from a backup: it does not know the pool %s (%s), of which this host owns addresses", pool.Subnet, pool.UUID)
+	m.cfg.Cluster.Suspect(why)
+	return fmt.Errorf("%w: %s", cluster.ErrNotNow, why)
 }
 
 // Renew takes over a new id of this host: it owns nothing. What is in use stays so,

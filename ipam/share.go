@@ -27,8 +27,10 @@ type share struct {
 	leaving bool
 	// doubt says that giving the membership up may still happen.
 	doubt bool
+	// trouble is why the membership could not be changed, and when that is tried again.
+	trouble trouble
 	// told is the epoch of the recovery in which the store is being told, back that in
-	// which it knows this host for a member.
+	// which it knows this host for a member, until the cluster has gone on with that.
 	told, back int
 	// claim says that addresses may be in use here that this host does not own.
 	claim     bool

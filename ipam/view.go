@@ -49,6 +49,8 @@ type ClusterView struct {
 	Shared []netip.Addr
 	// Bad are records of the store that this host cannot read.
 	Bad map[netip.Addr]error
+	// Problem says why this host cannot join or leave the pool as it should; nil if it can.
+	Problem error
 }
 
 // An AddressView is one address in use.
@@ -107,7 +109,7 @@ func (m *IPAM) viewShare(sh *share, rng netip.Prefix) *ClusterView {
 	v := &ClusterView{
 		Store: sh.rec.Store, Pool: sh.rec.Pool.UUID, Members: sh.rec.Pool.Members,
 		Owners: sh.own.Owners(rng), Dead: sh.own.DeadOwners(rng), Own: sh.own.Free(rng), Unowned: sh.own.Unowned(rng),
-		Shared: sh.own.AllShared(), Bad: sh.own.Bad(),
+		Shared: sh.own.AllShared(), Bad: sh.own.Bad(), Problem: sh.trouble.err,
 	}
 	if !sh.own.Synced() {
 		v.Unowned = 0 // the store was not seen: who knows

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"strings"
 
 	"github.com/weft-net/weft/internal/admin"
 	"github.com/weft-net/weft/internal/cluster"
@@ -138,9 +139,13 @@ func (h *house) storeStatus(context.Context) (admin.StoreStatus, error) {
 		Endpoints: st.Endpoints, Prefix: st.Prefix, Up: st.Up, Why: st.Why, Since: st.Since, Revision: st.Rev,
 		Cluster: h.cluster.UUID(), HostID: string(h.cluster.Me()), Standing: string(v.Standing), Reason: v.Why,
 	}
-	if err := h.cluster.Problem(); err != nil {
-		out.Problem = err.Error()
+	var problems []string
+	for _, err := range []error{h.cluster.Problem(), h.ipam.Problem()} {
+		if err != nil {
+			problems = append(problems, err.Error())
+		}
 	}
+	out.Problem = strings.Join(problems, "; ")
 	for _, id := range h.cluster.WaitsFor() {
 		out.WaitsFor = append(out.WaitsFor, h.cluster.Name(id))
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,9 +30,14 @@ func hostListCommand(use string) *cobra.Command {
 			if h.Address.IsValid() {
 				address = h.Address.String()
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", cmp.Or(h.Name, "-"), address, hostState(h.HostView), h.ID, h.Clash)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", cmp.Or(h.Name, "-"), address, hostState(h.HostView), h.ID, hostNotes(h))
 		}
 	})
+}
+
+// hostNotes is what an operator has to know of a host besides its state.
+func hostNotes(h admin.Host) string {
+	return strings.Join(slices.DeleteFunc([]string{h.Clash, h.Note}, func(s string) bool { return s == "" }), "; ")
 }
 
 func hostState(h cluster.HostView) string {
@@ -59,7 +65,10 @@ func hostRemoveCommand() *cobra.Command {
 			return c.RemoveHost(ctx, admin.HostRemoval{Name: name, PoweredOff: off})
 		},
 		func(w io.Writer, h cluster.HostView) {
-			fmt.Fprintf(w, "removed host %s (%s): its addresses are free, and used last\n", h.Name, h.ID)
+			fmt.Fprintf(w, "removed host %s (%s): its addresses are free, and used last\n", cmp.Or(h.Name, "without a name"), h.ID)
+			if h.Note != "" {
+				fmt.Fprintln(w, h.Note)
+			}
 		})
 	cmd.Long = "rm frees the addresses of a host that will not come back under its old id. It is refused while the host is\n" +
 		"connected or answers any other host. --powered-off is your word that it is off, and refused only for a host that\n" +

@@ -204,6 +204,9 @@ func ownersText(c *admin.PoolCluster) string {
 	if len(c.Bad) > 0 {
 		out = append(out, fmt.Sprintf("%d records that cannot be read", len(c.Bad)))
 	}
+	if c.Problem != "" {
+		out = append(out, "PROBLEM: "+c.Problem)
+	}
 	return cmp.Or(strings.Join(out, ", "), "-")
 }
 

@@ -134,6 +134,9 @@ func (h *house) poolCluster(v *ipam.ClusterView) *admin.PoolCluster {
 	for first, err := range v.Bad {
 		out.Bad[first.String()] = err.Error()
 	}
+	if v.Problem != nil {
+		out.Problem = v.Problem.Error()
+	}
 	return out
 }
 

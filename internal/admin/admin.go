@@ -151,6 +151,8 @@ type PoolCluster struct {
 	Shared []netip.Addr `json:"shared,omitempty"`
 	// Bad are records of the store that this host cannot read.
 	Bad map[string]string `json:"bad,omitempty"`
+	// Problem says why this host cannot join or leave the pool as it should.
+	Problem string `json:"problem,omitempty"`
 }
 
 // Address is one address of a pool.

@@ -43,7 +43,32 @@ func (c *Cluster) relive() {
 	}
 }
 
-// keepAlive holds the lease while this run is the valid one.
+// lives reports whether this host shows itself as connected. In a freeze and a recovery
+// a run that has not become the valid one does too: it is a host that owns addresses, and
+// who recovers or removes has to see it. The caller holds mu.
+func (c *Cluster) lives() bool {
+	switch s := c.verdict.Standing; s {
+	case Stopped, Removed, Foreign:
+		return false
+	case Freezing, Frozen, Recovering, Waiting:
+		return c.confirmed || c.id.UUID != ""
+	default:
+		return c.confirmed
+	}
+}
+
+// announce shows a frozen cluster, whose store may have been wiped, that there is this
+// host: a recovery waits for all whose record is there. The record is the one of the last
+// run that was valid, so it makes no other run invalid.
+func (c *Cluster) announce(ctx context.Context, id Identity, s Sight, why string) error {
+	txn := Announce(id, c.cfg.Name, s, why)
+	if id.UUID == "" || len(txn.Then) == 0 {
+		return nil
+	}
+	return c.commit(ctx, txn)
+}
+
+// keepAlive holds the lease while this host is to be seen.
 func (c *Cluster) keepAlive(ctx context.Context) error {
 	tick := time.NewTicker(retryEvery)
 	defer tick.Stop()
@@ -51,7 +76,7 @@ func (c *Cluster) keepAlive(ctx context.Context) error {
 	defer func() { now.over() }()
 	for {
 		c.mu.Lock()
-		id, wanted := c.id.ID, c.confirmed && c.verdict.Standing.Allocates()
+		id, wanted := c.id.ID, c.lives()
 		c.mu.Unlock()
 		if now != nil && (!wanted || now.id != id) {
 			now.over()

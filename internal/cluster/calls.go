@@ -234,6 +234,17 @@ func (c *Cluster) dropAsks(ctx context.Context, drop func(ownership.Ask) bool) e
 	return nil
 }
 
+// Lost reports whether the store lacks a pool, or has another life of it. A record that
+// cannot be read says neither: that is an error.
+func (c *Cluster) Lost(ctx context.Context, p Pool) (bool, error) {
+	seen, err := c.look(ctx)
+	if err != nil {
+		return false, err
+	}
+	now, err := decode[Pool](seen.get(PoolKey(p.Domain, p.Subnet)))
+	return err == nil && now.UUID != p.UUID, err
+}
+
 // Affirm makes this host a member of a pool whatever it sent before: a change of the
 // membership that is still on its way cannot happen any more.
 func (c *Cluster) Affirm(ctx context.Context, p Pool) (Pool, error) {
@@ -289,41 +300,56 @@ func (c *Cluster) Refuse(ctx context.Context, a ownership.Ask, why string) error
 // it returns without an error, this host sees that the recovery has begun, or ctx or a
 // look's time is over.
 func (c *Cluster) Recover(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	for {
+		begun, err := c.recover(limited)
+		if err != nil {
+			return err
+		}
+		c.Wake()
+		if begun {
+			c.awaitThaw(ctx)
+			return nil
+		}
+		select { // others were faster: they may have shown themselves, or that there is a cluster
+		case <-limited.Done():
+			return ErrBusy
+		case <-time.After(rand.N(overtaken)):
+		}
+	}
+}
+
+// recover begins a recovery, unless the cluster's record changed meanwhile.
+func (c *Cluster) recover(ctx context.Context) (begun bool, err error) {
 	c.mu.Lock()
 	id := c.id
 	c.mu.Unlock()
 	s, err := c.sight(ctx, id)
 	if err != nil {
-		return err
+		return false, err
 	}
 	v, err := Judge(id, s, true)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if v.Standing != Frozen && v.Standing != Freezing {
-		return fmt.Errorf("%w: there is nothing to recover: this host is %s", ErrNotNow, v.Standing)
+		return false, fmt.Errorf("%w: there is nothing to recover: this host is %s", ErrNotNow, v.Standing)
 	}
 	others, err := c.present(ctx, id)
 	if err != nil {
-		return err
+		return false, err
 	}
 	txn, err := Recover(id, s, others, rand.N(1<<32))
 	if err != nil {
-		return err
+		return false, err
 	}
 	res, err := c.put(ctx, txn)
-	if err == nil && !res.OK {
-		err = ErrBusy
-	}
-	c.Wake()
-	if err == nil {
-		c.awaitThaw(ctx)
-	}
-	return err
+	return res.OK, err
 }
 
 // present are the hosts but this one that the store knows: those that are connected, and
-// those with a record that is no tombstone.
+// those with a record that is no tombstone, or that cannot be read.
 func (c *Cluster) present(ctx context.Context, id Identity) ([]ownership.Host, error) {
 	selves, err := c.cfg.Store.Read(ctx, prefixSelf)
 	if err != nil {
@@ -335,12 +361,10 @@ func (c *Cluster) present(ctx context.Context, id Identity) ([]ownership.Host, e
 	}
 	for _, kv := range selves.KVs {
 		self, err := decode[Self](kv)
-		if err != nil {
-			return nil, err
-		}
 		h := hostOf(kv.Key, prefixSelf)
 		switch {
-		case self.Removed:
+		case h == "":
+		case err == nil && self.Removed:
 			out = slices.DeleteFunc(out, func(o ownership.Host) bool { return o == h })
 		case h != id.ID:
 			out = append(out, h)
@@ -375,7 +399,13 @@ func (c *Cluster) WaitsFor() []ownership.Host {
 	if err != nil || rec.Phase != PhaseRecovering {
 		return nil
 	}
-	return slices.DeleteFunc(rec.Waits, func(h ownership.Host) bool {
+	waits := rec.Waits
+	if c.recovery.epoch == rec.Epoch {
+		waits = slices.Concat(waits, c.recovery.missing)
+		slices.Sort(waits)
+		waits = slices.Compact(waits)
+	}
+	return slices.DeleteFunc(waits, func(h ownership.Host) bool {
 		return slices.Contains(c.sightSeen.Back, h) || slices.Contains(c.id.Removed, h)
 	})
 }

@@ -30,6 +30,9 @@ const (
 	lookTime = 5 * time.Second
 	// retryEvery is the pause after a look that failed.
 	retryEvery = time.Second
+	// announceTime is how long connected hosts have at the beginning of a recovery to show
+	// themselves; its news wake them at once.
+	announceTime = time.Second
 )
 
 // Store is what the cluster needs of a store; see package store.
@@ -85,12 +88,21 @@ type Cluster struct {
 	told      int   // epoch in which the pools have told everything
 	seen      int64 // highest revision of the store
 	suspicion string
+	recovery  recovery
 	asking    map[string]bool // keys of asks that somebody waits for
 	full      error           // the store's, if it took the last change for too much
 	described []byte
 	// What the watches say, by key.
 	selves, alive, hosts, pools map[string]store.KV
 	decoded                     map[string]decodedPool // what poolAt read of pools
+}
+
+// recovery is what this host knows of the recovery of an epoch.
+type recovery struct {
+	epoch int
+	seen  time.Time // when this host had nothing to wait for but hosts that nobody knew
+	// missing are the hosts that the store shows and that have not told it.
+	missing []ownership.Host
 }
 
 // New returns a cluster that has not looked yet; call Run.
@@ -270,6 +282,7 @@ func (c *Cluster) setVerdict(ctx context.Context, v Verdict, s Sight) {
 	c.verdict, c.sightSeen = v, s
 	c.mu.Unlock()
 	if old != v {
+		c.relive()
 		level := slog.LevelInfo
 		if v.Standing != Member && v.Standing != Raising && v.Standing != Founding {
 			level = slog.LevelWarn
@@ -290,6 +303,8 @@ func (c *Cluster) act(ctx context.Context, id Identity, s Sight, v Verdict) (aga
 		return false, errors.Join(c.remember(ctx, id, s), c.describe(ctx, id, s))
 	case Foreign:
 		return c.convert(ctx, id)
+	case Frozen:
+		return false, c.announce(ctx, id, s, v.Why)
 	case Freezing:
 		txn, err := Freeze(id, s, v.Why)
 		if err != nil {
@@ -356,7 +371,48 @@ func (c *Cluster) thaw(ctx context.Context, id Identity, s Sight) (again bool, e
 	if !ok || err != nil {
 		return false, err
 	}
+	if all, err := c.allBack(ctx, id, s); !all || err != nil {
+		return false, err
+	}
+	if done, err := c.buryRemoved(ctx, id); !done || err != nil {
+		return err == nil, err // others do it too
+	}
 	return true, c.commit(ctx, txn)
+}
+
+// allBack reports whether every host that the store shows has told it, those too that
+// who said `weft store recover` did not know and that showed themselves after it. They
+// have a moment for that. Who comes later is left out.
+func (c *Cluster) allBack(ctx context.Context, id Identity, s Sight) (bool, error) {
+	rec, err := decode[Record](s.Cluster)
+	if err != nil {
+		return false, err
+	}
+	c.mu.Lock()
+	if c.recovery.epoch != rec.Epoch {
+		c.recovery = recovery{epoch: rec.Epoch, seen: time.Now()}
+	}
+	wait := announceTime - time.Since(c.recovery.seen)
+	c.mu.Unlock()
+	if wait > 0 {
+		time.AfterFunc(wait, c.Wake)
+		return false, nil
+	}
+	hosts, err := c.present(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	missing := slices.DeleteFunc(hosts, func(h ownership.Host) bool {
+		return slices.Contains(s.Back, h) || slices.Contains(id.Removed, h)
+	})
+	c.mu.Lock()
+	c.recovery.missing = missing
+	c.mu.Unlock()
+	if len(missing) > 0 {
+		time.AfterFunc(retryEvery, c.Wake) // the end of a lease wakes nobody
+		return false, nil
+	}
+	return true, nil
 }
 
 // keep makes an identity durable and current.
@@ -431,9 +487,9 @@ func (c *Cluster) remember(ctx context.Context, id Identity, s Sight) error {
 	for _, kv := range selves {
 		self, err := decode[Self](kv)
 		if err != nil {
-			return err
+			self = Self{} // one that cannot be read, as of a newer version, is a host's too
 		}
-		if h := hostOf(kv.Key, prefixSelf); h != id.ID {
+		if h := hostOf(kv.Key, prefixSelf); h != id.ID && h != "" {
 			news = id.Meets(h, self.Removed) || news
 			if self.Name != "" && id.Names[h] != self.Name {
 				id.Names = maps.Clone(id.Names)
@@ -649,6 +705,14 @@ func (c *Cluster) Known(domain string, subnet netip.Prefix) (Pool, bool) {
 	defer c.mu.Unlock()
 	p, err := c.poolAt(PoolKey(domain, subnet))
 	return p, err == nil && p.UUID != ""
+}
+
+// PoolRev is the revision of a pool's record, 0 if there is none. Unlike [Cluster.Known]
+// it is there for a record that cannot be read.
+func (c *Cluster) PoolRev(domain string, subnet netip.Prefix) int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pools[PoolKey(domain, subnet)].Rev
 }
 
 // decodedPool is a pool's record and what it says.

@@ -38,6 +38,9 @@ type HostView struct {
 	Removed bool `json:"removed,omitempty"`
 	// Me marks this host.
 	Me bool `json:"me,omitempty"`
+	// Note is what else is to be known: that its record cannot be read, or what its removal
+	// left as it was.
+	Note string `json:"note,omitempty"`
 }
 
 // Hosts returns all hosts that the store knew when it was last seen, by name.
@@ -47,18 +50,22 @@ func (c *Cluster) Hosts() []HostView {
 	defer c.mu.Unlock()
 	var out []HostView
 	for key, kv := range c.selves {
-		self, err := decode[Self](kv)
-		if err != nil {
+		id := hostOf(key, prefixSelf)
+		if id == "" {
 			continue
 		}
-		id := hostOf(key, prefixSelf)
+		self, err := decode[Self](kv)
+		note := ""
+		if err != nil {
+			self, note = Self{}, "its record cannot be read here: "+err.Error()
+		}
 		h, err := decode[Host](c.hosts[prefixHosts+string(id)])
 		if err != nil {
 			h = Host{}
 		}
 		_, alive := c.alive[prefixAlive+string(id)]
 		out = append(out, HostView{ID: id, Name: cmp.Or(h.Name, self.Name, c.id.Names[id]), Address: h.Address, Routes: h.Routes,
-			Connected: alive, Stale: stale, Removed: self.Removed, Me: id == c.id.ID})
+			Connected: alive, Stale: stale, Removed: self.Removed, Me: id == c.id.ID, Note: note})
 	}
 	out = append(out, c.forgotten()...)
 	slices.SortFunc(out, func(a, b HostView) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
@@ -182,8 +189,9 @@ func (c *Cluster) RemoveHost(ctx context.Context, r Removal) (HostView, error) {
 			return h, err
 		}
 	}
-	if err := c.bury(ctx, h); err != nil {
-		return h, fmt.Errorf("remove host %s (repeat it): %w", h.Name, err)
+	h.Note, err = c.bury(ctx, h.ID)
+	if err != nil {
+		return h, fmt.Errorf("remove host %s (repeat it): %w", cmp.Or(h.Name, string(h.ID)), err)
 	}
 	return h, nil
 }
@@ -218,67 +226,102 @@ func (c *Cluster) gone(ctx context.Context, h HostView, r Removal) error {
 	return nil
 }
 
-// bury leaves the tombstone first: from then on the host can change nothing.
-func (c *Cluster) bury(ctx context.Context, h HostView) error {
-	key := prefixSelf + string(h.ID)
+// bury leaves the tombstone first: from then on the host can change nothing. The note
+// says what stays as it is, because this host cannot read it.
+func (c *Cluster) bury(ctx context.Context, h ownership.Host) (note string, err error) {
+	key := prefixSelf + string(h)
 	for {
 		self, _, err := c.cfg.Store.Get(ctx, key)
 		if err != nil {
-			return err
+			return "", err
 		}
-		if rec, err := decode[Self](self); err != nil || rec.Removed {
-			if err != nil {
-				return err
-			}
+		if rec, err := decode[Self](self); err == nil && rec.Removed {
 			break
 		}
-		txn, err := Remove(h.ID, self)
-		if err != nil {
-			return err
-		}
-		if _, err := c.put(ctx, txn); err != nil && !errors.Is(err, store.ErrUnknown) {
-			return err
+		if _, err := c.put(ctx, Remove(h, self)); err != nil && !errors.Is(err, store.ErrUnknown) {
+			return "", err
 		}
 	}
 	// Its addresses first: its membership is what shows that a removal is to be repeated.
-	for {
-		left, err := c.buryAddresses(ctx, h.ID)
-		if err != nil {
-			return err
-		}
-		if left == 0 {
-			break
-		}
+	if err := c.buryAllAddresses(ctx, h); err != nil {
+		return "", err
 	}
-	seen, err := c.look(ctx)
+	bad, err := c.expel(ctx, h)
 	if err != nil {
-		return err
-	}
-	all, err := seen.List()
-	if err != nil {
-		return err
-	}
-	for key, p := range all {
-		if !slices.Contains(p.Members, h.ID) {
-			continue
-		}
-		_, err := c.again(ctx, []Standing{Member, Recovering, Waiting}, func(seen Pools) (store.Txn, error) { return Leave(h.ID, seen.get(key), seen.Index) })
-		if err != nil {
-			return err
-		}
-	}
-	if err := c.dropAsks(ctx, func(a ownership.Ask) bool { return a.From == h.ID }); err != nil {
-		return err
+		return "", err
 	}
 	// Nobody gives anything to a host that is no member; what was given to it before.
-	_, err = c.buryAddresses(ctx, h.ID)
-	return err
+	if _, err = c.buryAddresses(ctx, h); err != nil {
+		return "", err
+	}
+	if bad == nil {
+		return "", nil
+	}
+	c.cfg.Logger.Warn("records of pools that this host cannot read stay as they are: a removed host may be a member there", "host", h, "err", bad)
+	return fmt.Sprintf("it may still be a member of pools whose records cannot be read here; remove it again when they can be: %v", bad), nil
 }
 
-// buryAddresses marks the addresses of a removed host as dead. It returns how many
+// expel ends what removed hosts have in the store besides addresses: their memberships
+// and what they ask for. bad is of the pools that cannot be read, which stay.
+func (c *Cluster) expel(ctx context.Context, removed ...ownership.Host) (bad, err error) {
+	seen, err := c.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all, bad := seen.readable()
+	for key, p := range all {
+		for _, h := range p.Members {
+			if !slices.Contains(removed, h) {
+				continue
+			}
+			_, err := c.again(ctx, []Standing{Member, Recovering, Waiting}, func(seen Pools) (store.Txn, error) { return Leave(h, seen.get(key), seen.Index) })
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	return bad, c.dropAsks(ctx, func(a ownership.Ask) bool { return slices.Contains(removed, a.From) })
+}
+
+// buryRemoved repeats all removals: a backup of before one gave the host its addresses
+// and memberships back, and nobody would name it. It reports whether all is done.
+func (c *Cluster) buryRemoved(ctx context.Context, id Identity) (done bool, err error) {
+	selves, err := c.cfg.Store.Read(ctx, prefixSelf)
+	if err != nil {
+		return false, err
+	}
+	removed := slices.Clone(id.Removed)
+	for _, kv := range selves.KVs {
+		if self, err := decode[Self](kv); err == nil && self.Removed {
+			removed = append(removed, hostOf(kv.Key, prefixSelf))
+		}
+	}
+	if len(removed) == 0 {
+		return true, nil
+	}
+	if left, err := c.buryAddresses(ctx, removed...); left > 0 || err != nil {
+		return false, err
+	}
+	if _, err := c.expel(ctx, removed...); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// buryAllAddresses repeats buryAddresses until nobody changed a record meanwhile.
+func (c *Cluster) buryAllAddresses(ctx context.Context, h ownership.Host) error {
+	for {
+		left, err := c.buryAddresses(ctx, h)
+		if err != nil || left == 0 {
+			return err
+		}
+	}
+}
+
+// buryAddresses marks the addresses of removed hosts as dead. It returns how many
 // records others changed meanwhile. A record that cannot be read is left alone, and
 // told when the others are done.
-func (c *Cluster) buryAddresses(ctx context.Context, h ownership.Host) (left int, err error) {
+func (c *Cluster) buryAddresses(ctx context.Context, removed ...ownership.Host) (left int, err error) {
 	pass, err := c.admit(Member, Recovering, Waiting)
 	if err != nil {
 		return 0, err
@@ -294,7 +337,11 @@ func (c *Cluster) buryAddresses(ctx context.Context, h ownership.Host) (left int
 			errs = append(errs, fmt.Errorf("%s: %w", kv.Key, err))
 			continue
 		}
-		if !rec.Bury(h) {
+		changed := false
+		for _, h := range removed {
+			changed = rec.Bury(h) || changed
+		}
+		if !changed {
 			continue
 		}
 		res, err := c.put(ctx, pass.under(store.Txn{

@@ -245,16 +245,36 @@ func tombstones(id Identity) []store.Op {
 	return ops
 }
 
+// Announce is the transaction by which a host shows a frozen cluster whose store was
+// wiped what it lacks: the host's own record, and that there is a cluster, which is
+// frozen. A new host that came first would make another cluster of the store, and hand
+// out the addresses of this one.
+func Announce(id Identity, name string, s Sight, why string) store.Txn {
+	txn := store.Txn{If: Fence(id.ID, s)}
+	if s.Self.Rev == 0 {
+		txn.Then = append(txn.Then, putSelf(id, name))
+	}
+	if s.Cluster.Rev == 0 {
+		rec := Record{Version: recordVersion, UUID: id.UUID, Epoch: id.Epoch, Phase: PhaseFrozen, Why: why + " (found by " + string(id.ID) + ")"}
+		txn.Then = append(txn.Then, store.Put(keyCluster, encode(rec)))
+	}
+	return txn
+}
+
+// putSelf puts back the record of the last run that was valid. A host that does not know
+// whether its first nonce became valid makes it so.
+func putSelf(id Identity, name string) store.Op {
+	_, key := sightKeys(id.ID)
+	return store.Put(key, encode(Self{Version: recordVersion, Incarnation: id.Incarnation, Nonce: cmp.Or(id.Nonce, id.Next), Name: name}))
+}
+
 // Return is the transaction by which a host begins to tell a recovering store: its
-// own record and the tombstones that it knows. A host that does not know whether its
-// first nonce became valid makes it so.
+// own record and the tombstones that it knows.
 func Return(id Identity, name string, s Sight) store.Txn {
 	_, key := sightKeys(id.ID)
-	nonce := cmp.Or(id.Nonce, id.Next)
 	return store.Txn{
-		If: []store.Cond{store.Unchanged(keyCluster, s.Cluster.Rev), store.Unchanged(key, s.Self.Rev)},
-		Then: append(tombstones(id),
-			store.Put(key, encode(Self{Version: recordVersion, Incarnation: id.Incarnation, Nonce: nonce, Name: name}))),
+		If:   []store.Cond{store.Unchanged(keyCluster, s.Cluster.Rev), store.Unchanged(key, s.Self.Rev)},
+		Then: append(tombstones(id), putSelf(id, name)),
 	}
 }
 
@@ -298,11 +318,12 @@ func Thaw(id Identity, s Sight) (store.Txn, bool, error) {
 	}, true, nil
 }
 
-// Remove is the transaction that leaves a tombstone for a host.
-func Remove(h ownership.Host, self store.KV) (store.Txn, error) {
+// Remove is the transaction that leaves a tombstone for a host, also in the place of a
+// record that cannot be read: of that there is nothing to keep.
+func Remove(h ownership.Host, self store.KV) store.Txn {
 	rec, err := decode[Self](self)
 	if err != nil {
-		return store.Txn{}, err
+		rec = Self{}
 	}
 	rec.Version, rec.Removed = recordVersion, true
 	key := prefixSelf + string(h)
@@ -311,7 +332,7 @@ func Remove(h ownership.Host, self store.KV) (store.Txn, error) {
 		Then: []store.Op{
 			store.Put(key, encode(rec)), store.Delete(prefixHosts + string(h)), store.DeletePrefix(prefixAsks + string(h) + "/"),
 		},
-	}, nil
+	}
 }
 
 // Fence is what must hold for a host to change an owner: the cluster is as it was

@@ -52,6 +52,21 @@ func (s Pools) List() (map[string]Pool, error) {
 	return out, nil
 }
 
+// readable decodes the pools that can be; the error is of the other ones.
+func (s Pools) readable() (map[string]Pool, error) {
+	out := make(map[string]Pool, len(s.KVs))
+	var bad []error
+	for _, kv := range s.KVs {
+		p, err := decode[Pool](kv)
+		if err != nil {
+			bad = append(bad, fmt.Errorf("%s: %w", kv.Key, err))
+			continue
+		}
+		out[kv.Key] = p
+	}
+	return out, errors.Join(bad...)
+}
+
 func (s Pools) get(key string) store.KV {
 	for _, kv := range s.KVs {
 		if kv.Key == key {
@@ -66,21 +81,25 @@ func (s Pools) get(key string) store.KV {
 // is needed if the host is one already. A subnet that overlaps another one of the
 // domain is [ErrOverlap].
 func Join(me ownership.Host, domain string, subnet netip.Prefix, uuid string, seen Pools) (store.Txn, Pool, error) {
-	all, err := seen.List()
-	if err != nil {
-		return store.Txn{}, Pool{}, err
-	}
 	key := PoolKey(domain, subnet)
-	if p, ok := all[key]; ok {
+	if record := seen.get(key); record.Rev != 0 {
+		p, err := decode[Pool](record) // the other ones do not matter, and need not be readable
+		if err != nil {
+			return store.Txn{}, Pool{}, err
+		}
 		if slices.Contains(p.Members, me) {
 			return store.Txn{}, p, nil
 		}
 		p.Members = append(slices.Clone(p.Members), me)
 		slices.Sort(p.Members)
 		return store.Txn{
-			If:   []store.Cond{store.Unchanged(key, seen.get(key).Rev)},
+			If:   []store.Cond{store.Unchanged(key, record.Rev)},
 			Then: []store.Op{store.Put(key, encode(p))},
 		}, p, nil
+	}
+	all, err := seen.List()
+	if err != nil {
+		return store.Txn{}, Pool{}, err
 	}
 	for _, p := range all {
 		if p.Domain == domain && p.Subnet.Overlaps(subnet) {

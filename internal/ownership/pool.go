@@ -314,6 +314,11 @@ func (p *Pool) Empty() bool {
 	return p.synced
 }
 
+// Owned reports whether the journal owns anything.
+func (p *Pool) Owned() bool {
+	return slices.ContainsFunc(p.order, func(c *chunk) bool { return c.Own != 0 })
+}
+
 // Lost returns addresses that the journal owns and the store does not give to
 // this host: the store was restored or wiped, or this host was removed.
 func (p *Pool) Lost() []netip.Addr {
