@@ -129,10 +129,10 @@ func TestClusterRecoveryOfTwoLivesOfAPool(t *testing.T) {
 	pa := a.pool("10.1.0.0/27")
 	a.get(pa)
 	sa.SetDown(true)
-	fake.Restore(backup)
-	for range 1000 {
-		byHand(t, fake, "zzz", "")
+	for range 1000 { // before c can see a lower revision
+		backup.Apply(store.Txn{Then: []store.Op{store.Put("zzz", nil)}})
 	}
+	fake.Restore(backup)
 	pc := c.pool("10.1.0.0/27")
 	c.get(pc)
 	sa.SetDown(false)

@@ -135,7 +135,7 @@ func (m *IPAM) plan(ctx context.Context) []func() {
 			continue
 		}
 		out = append(out, m.planShare(ctx, sh, look)...)
-		told = told && (m.silent(sh) || sh.back == look.Epoch && sh.own.Settled())
+		told = told && (m.silent(sh) || sh.back == look.Epoch && (sh.own.Settled() || m.overtaken(sh)))
 	}
 	if told {
 		c.Told(look.Epoch)
@@ -162,6 +162,14 @@ func (m *IPAM) tells(sh *share) bool {
 // member of it, or neither the journal nor the store has anything of it.
 func (m *IPAM) silent(sh *share) bool {
 	return sh.rec.By != m.me() || sh.own.Synced() && !m.tells(sh)
+}
+
+// overtaken reports whether the store has another life of a share's pool: a host that
+// told it later has that one, and nothing of this one can be told any more. What is in use
+// here becomes a conflict if others have it. The caller holds mu.
+func (m *IPAM) overtaken(sh *share) bool {
+	p, known := m.cfg.Cluster.Known(sh.rec.Pool.Domain, sh.rec.Pool.Subnet)
+	return known && p.UUID != sh.rec.Pool.UUID
 }
 
 // adoptMemberships makes shares of pools of which this host is a member and does not
