@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -222,7 +223,7 @@ func (k *Kind) replaceOwn(ctx context.Context, n driver.Network, t *tunnel) erro
 	if err := k.ensureTunnel(n, t, own); err != nil {
 		return err
 	}
-	mac, err := kernel.ToMAC(driver.MAC(n.Shared.MACSeed(), own[0].Addr()))
+	mac, err := kernel.ToMAC(bridgeMAC(n, own))
 	if err != nil {
 		return err
 	}
@@ -232,11 +233,16 @@ func (k *Kind) replaceOwn(ctx context.Context, n driver.Network, t *tunnel) erro
 	return nil
 }
 
+// bridgeMAC is the MAC address of the bridge of a host with these addresses.
+func bridgeMAC(n driver.Network, own []netip.Prefix) net.HardwareAddr {
+	return driver.MAC(n.Shared.MACSeed(), own[0].Addr())
+}
+
 // ensureTunnel makes bridge and VXLAN device and lets them be programmed.
 func (k *Kind) ensureTunnel(n driver.Network, t *tunnel, own []netip.Prefix) error {
 	b := kernel.Bridge{
 		Name: n.Device, Alias: "weft network " + n.ID, MTU: n.Shared.MTU, Addrs: own, IPv6: len(n.IPv6) > 0,
-		MAC: driver.MAC(n.Shared.MACSeed(), own[0].Addr()), NoSnooping: true,
+		MAC: bridgeMAC(n, own), NoSnooping: true,
 		RouteLocalnet: settings(n).Publish == bridged.PublishNative && len(n.IPv4) > 0, Gateways: bridged.Gateways(n),
 	}
 	if _, err := k.cfg.Kernel.EnsureBridge(b); err != nil {

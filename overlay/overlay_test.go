@@ -237,6 +237,16 @@ func two(t *testing.T) (fake *store.Fake, a, b *host) {
 	return fake, a, b
 }
 
+// three is two, and a third host that has the network as well.
+func three(t *testing.T) (a, b, c *host) {
+	t.Helper()
+	fake, a, b := two(t)
+	c = newHost(t, 3, fake.Peer())
+	c.ready()
+	c.must(c.CreateNetwork(t.Context(), network("e")))
+	return a, b, c
+}
+
 func TestLife(t *testing.T) {
 	fake, a, b := two(t)
 	if x, y := a.Networks()[0].Shared, b.Networks()[0].Shared; x.UUID != y.UUID || x.VNI != y.VNI || x.MTU != 1450 || y.MTU != 1450 {
@@ -351,10 +361,7 @@ func TestShortcutsFail(t *testing.T) {
 // TestMove: an address that starts on another host is there at once, whatever becomes
 // of the record of where it was.
 func TestMove(t *testing.T) {
-	_, a, b := two(t)
-	c := newHost(t, 3, a.store.(*store.Fake).Peer())
-	c.ready()
-	c.must(c.CreateNetwork(t.Context(), network("e")))
+	a, b, c := three(t)
 	c.container("f", "e", "10.60.0.9/24")
 	ep := a.container("c", "a", "10.60.0.5/24")
 	c.until("it is on a", c.programs("fdb "+ep.MAC, "dst 192.0.2.1"))
@@ -434,10 +441,7 @@ func TestUnderlayMoves(t *testing.T) {
 // TestClash: nothing is sent to a peer that is said to be where this host is, the others
 // go on, and all is well when the peer has an address of its own, or this host has not.
 func TestClash(t *testing.T) {
-	_, a, b := two(t)
-	c := newHost(t, 3, a.store.(*store.Fake).Peer())
-	c.ready()
-	c.must(c.CreateNetwork(t.Context(), network("e")))
+	a, b, c := three(t)
 	a.container("c", "a", "10.60.0.5/24")
 	theirs := b.container("d", "b", "10.60.0.6/24")
 	c.container("f", "e", "10.60.0.9/24")
