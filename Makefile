@@ -51,8 +51,12 @@ test: ## linter, unit, kernel, fuzz and end-to-end tests
 	test/run.sh all
 
 .PHONY: test-fast
-test-fast: ## linter and the tests that need no engine, in under a minute
+test-fast: ## linter and the quick ones of the tests that need no engine, in under a minute
 	test/run.sh fast
+
+.PHONY: test-vm
+test-vm: ## the tests that need Debian's stock kernel (VLANs, ipvlan), in an emulated machine
+	test/run.sh vm
 
 .PHONY: bench-run
 bench-run: plugin ## network share of `docker run` against the built-in bridge
@@ -65,6 +69,15 @@ bench-ipam: build ## latency, rate, memory and start of the IPAM driver, on a qu
 .PHONY: bench-overlay
 bench-overlay: plugin ## overlay networks against those of a Swarm, on a quiet machine
 	go test -tags bench ./test/bench/overlay/... -p 1 -count=1 -v -timeout 60m
+
+.PHONY: bench-names
+bench-names: plugin ## how soon names are known; names inside containers against the engine alone, memory and idle time, on a quiet machine
+	go test -tags bench ./test/bench/names -count=1 -v -timeout 40m
+	go test -tags bench ./internal/names -run '^(TestLatency|TestIdle)$$' -count=1 -v -timeout 10m
+
+.PHONY: bench-macvlan
+bench-macvlan: ## the kernel's work of attaching a macvlan container, in it against made on the host and moved
+	nice -n -20 go test -tags bench ./test/bench/macvlan -count=1 -v -timeout 10m
 
 .PHONY: lint
 lint: ## the linter

@@ -201,6 +201,14 @@ func TestTeardownOfTheUnknown(t *testing.T) {
 	}
 }
 
+// TestRoutesToContainers that the host has for other networks say nothing about a subnet.
+func TestRoutesToContainers(t *testing.T) {
+	h := newHouse(t)
+	peer := kernel.Peer{Addr: netip.MustParseAddr("10.5.0.2"), Source: netip.MustParseAddr("192.0.2.10")}
+	h.must(h.kernel.EnsureShim(kernel.Shim{Child: kernel.Child{Kind: kernel.Macvlan, Name: "wh-1", Parent: "eth0", Mode: "bridge"}, Peers: []kernel.Peer{peer}}))
+	h.must(h.CreateNetwork(t.Context(), network("a", "10.5.0.0/24", nil)))
+}
+
 // TestRefusals leave nothing behind.
 func TestRefusals(t *testing.T) {
 	isolated := network("c", "10.5.0.0/24", map[string]string{"com.docker.network.bridge.gateway_mode_ipv4": "isolated"})

@@ -140,7 +140,7 @@ func check(n driver.Network, s Settings) error {
 			return option(key, "gateway mode 'isolated' can only be used for an internal network: add --internal")
 		}
 	}
-	if err := bridged.CheckMTU(n, s.MTU); err != nil {
+	if err := driver.CheckMTU(n, s.MTU); err != nil {
 		return err
 	}
 	if len(n.IPv4) > 1 || len(n.IPv6) > 1 {

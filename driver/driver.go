@@ -30,6 +30,7 @@ type Kernel interface {
 	DeleteDoomed() error
 	DeleteLink(name string) error
 	SandboxExists(path string) bool
+	TryChild(c kernel.Child) error
 }
 
 // Firewall is what reconcile asks of the firewall.
@@ -59,6 +60,9 @@ type Config struct {
 	// made from: reconcile then leaves links alone that belong to nothing. nil means
 	// never.
 	Blind func() bool
+	// OnLook is called with what the kernel has, whenever reconcile has looked. It must be
+	// quick; nil means that nobody wants to know.
+	OnLook func(Actual)
 	// Now is the clock; time.Now if nil.
 	Now func() time.Time
 }
@@ -73,11 +77,13 @@ type Driver struct {
 	mu        sync.Mutex // guards the maps, held for no I/O
 	networks  map[string]Network
 	endpoints map[string]Endpoint
-	creating  string // device of the network in creation, one at a time
+	creating  *Network       // the one in creation, when its place is found
+	joining   map[string]int // by network: how many of its endpoints are being joined
 	conflicts map[Conflict]bool
-	absent    map[string]Absence // by UUID: shared networks that a user removed here
-	unmarked  map[string]int     // by UUID: removals of it are weft's own
-	listed    map[string]string  // by id: see NoteListed
+	absent    map[string]Absence  // by UUID: shared networks that a user removed here
+	unmarked  map[string]int      // by UUID: removals of it are weft's own
+	listed    map[string]string   // by id: see NoteListed
+	troubles  map[string][]string // by id: see Troubles
 
 	wake  chan struct{} // for Run: the conflicts changed
 	locks keyed         // one lock a network, one an endpoint
@@ -114,7 +120,7 @@ func New(cfg Config) (*Driver, error) {
 	}
 	return &Driver{
 		cfg: cfg, log: cfg.Logger, now: cfg.Now, started: cfg.Now(),
-		networks: map[string]Network{}, endpoints: map[string]Endpoint{}, absent: map[string]Absence{}, unmarked: map[string]int{}, listed: map[string]string{},
+		networks: map[string]Network{}, endpoints: map[string]Endpoint{}, joining: map[string]int{}, absent: map[string]Absence{}, unmarked: map[string]int{}, listed: map[string]string{},
 		wake: make(chan struct{}, 1), leaks: leakBook{missing: map[string]time.Time{}},
 	}, nil
 }
@@ -183,6 +189,14 @@ func (d *Driver) endpoint(network, id string) (Endpoint, error) {
 	}
 	ep.Off = d.isOff(ep)
 	return ep, nil
+}
+
+// Network returns one network; ok is false if there is none of that id.
+func (d *Driver) Network(id string) (n Network, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n, ok = d.networks[id]
+	return n, ok
 }
 
 // Networks lists what the journal holds, oldest first.

@@ -1,9 +1,11 @@
 package driver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 
 	"github.com/weft-net/weft/internal/journal"
@@ -12,6 +14,9 @@ import (
 // CreateEndpoint records an endpoint and returns it with its MAC address and
 // names. It makes no link: the sandbox may not be there yet.
 func (d *Driver) CreateEndpoint(ctx context.Context, ep Endpoint) (Endpoint, error) {
+	if err := d.settle(ctx, ep.Network); err != nil {
+		return ep, err
+	}
 	defer d.locks.RLock(networkKey(ep.Network))()
 	defer d.locks.Lock(endpointKey(ep.ID))()
 	n, kind, err := d.network(ep.Network)
@@ -28,7 +33,7 @@ func (d *Driver) CreateEndpoint(ctx context.Context, ep Endpoint) (Endpoint, err
 	for _, key := range ignored {
 		d.log.Warn("option ignored", "endpoint", short(ep.ID), "option", key)
 	}
-	if err := checkAddresses(n, ep); err != nil {
+	if err := errors.Join(checkAddresses(n, ep), checkMAC(ep)); err != nil {
 		return ep, err
 	}
 	ep.Created = d.now().UTC()
@@ -69,6 +74,18 @@ func (d *Driver) forget(id string) {
 	d.mu.Lock()
 	delete(d.endpoints, id)
 	d.mu.Unlock()
+}
+
+// checkMAC refuses an address that the kernel gives no device.
+func checkMAC(ep Endpoint) error {
+	if ep.MAC == "" {
+		return nil
+	}
+	mac, err := net.ParseMAC(ep.MAC)
+	if err != nil || len(mac) != 6 || mac[0]&1 != 0 || bytes.Equal(mac, make([]byte, 6)) {
+		return WithHint(fmt.Errorf("%w: MAC address %q is of no single device", ErrOption, ep.MAC), "use one with an even first octet and not all zero, such as 02:42:ac:11:00:02")
+	}
+	return nil
 }
 
 func checkAddresses(n Network, ep Endpoint) error {

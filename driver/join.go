@@ -10,6 +10,10 @@ import (
 // Join makes the endpoint's link for a sandbox. A second Join without a Leave
 // gives the same answer (the engine does that for --link).
 func (d *Driver) Join(ctx context.Context, network, id, sandbox string, wanted []Binding) (_ JoinAnswer, retErr error) {
+	defer d.nowJoining(network)()
+	if err := d.settle(ctx, network); err != nil {
+		return JoinAnswer{}, err
+	}
 	defer d.locks.RLock(networkKey(network))()
 	defer d.locks.Lock(endpointKey(id))()
 	n, kind, err := d.network(network)
@@ -21,15 +25,61 @@ func (d *Driver) Join(ctx context.Context, network, id, sandbox string, wanted [
 		return JoinAnswer{}, err
 	}
 	ep.Sandbox, ep.Wanted = sandbox, wanted
+	ep.PortsElsewhere = len(wanted) > 0 && d.publishesBeside(ep)
 	joined, answer, err := kind.Join(ctx, n, ep)
 	if err != nil {
 		return JoinAnswer{}, err
 	}
-	joined.Joined = true
+	joined.Joined, joined.Left = true, ""
 	if err := d.saveEndpoint(ctx, joined); err != nil {
 		return JoinAnswer{}, errors.Join(err, kind.Leave(context.WithoutCancel(ctx), n, joined))
 	}
 	return answer, nil
+}
+
+// nowJoining says that an endpoint of a network is being joined, until done is called.
+func (d *Driver) nowJoining(network string) (done func()) {
+	add := func(count int) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.joining[network] += count; d.joining[network] == 0 {
+			delete(d.joining, network)
+		}
+	}
+	add(1)
+	return func() { add(-1) }
+}
+
+func (d *Driver) isJoining(network string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.joining[network] > 0
+}
+
+// attached are the joined endpoints of a network, and one that is not if any is being joined.
+func (d *Driver) attached(network string) []Endpoint {
+	joining := d.isJoining(network) // asked first: one that is done then is joined
+	out := d.joined(network)
+	if joining {
+		out = append(out, Endpoint{Network: network})
+	}
+	return out
+}
+
+// publishesBeside reports whether another endpoint of the sandbox publishes its ports.
+func (d *Driver) publishesBeside(ep Endpoint) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, other := range d.endpoints {
+		if other.ID == ep.ID || !other.Joined || other.Sandbox != ep.Sandbox {
+			continue
+		}
+		n := d.networks[other.Network]
+		if _, portless := d.cfg.Kinds[n.Mode].(Portless); !portless && !n.Internal {
+			return true
+		}
+	}
+	return false
 }
 
 // Leave takes the endpoint out of its sandbox and closes its ports. Unknown
@@ -46,6 +96,9 @@ func (d *Driver) Leave(ctx context.Context, network, id string) error {
 		return err
 	}
 	errs := []error{kind.Unpublish(ctx, n, ep), kind.Leave(ctx, n, ep)}
+	if ep.Attach == AttachDocker {
+		ep.Left = ep.Sandbox
+	}
 	ep.Joined, ep.Sandbox, ep.Attach, ep.AttachWhy = false, "", "", ""
 	ep.Wanted, ep.Bindings, ep.Ports = nil, nil, nil
 	if err := d.saveEndpoint(ctx, ep); err != nil {

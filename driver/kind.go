@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/weft-net/weft/internal/firewall"
@@ -50,6 +51,19 @@ type Kind interface {
 	EnsureEndpoint(ctx context.Context, n Network, ep Endpoint) error
 }
 
+// A Watcher is a [Kind] whose networks rest on what weft does not make.
+type Watcher interface {
+	// Troubles says what is wrong with a network that weft cannot mend, one sentence
+	// each, and what to do. eps are its joined endpoints. It changes nothing.
+	Troubles(actual Actual, n Network, eps []Endpoint) []string
+}
+
+// A Portless is a [Kind] whose networks publish no ports.
+type Portless interface {
+	// Portless only marks the kind.
+	Portless()
+}
+
 // Network is one network as weft promised it to the engine.
 type Network struct {
 	// ID is the engine's: 64 hex digits, or 25 letters and digits in Swarm.
@@ -67,6 +81,18 @@ type Network struct {
 	Device string `json:"device,omitempty"`
 	// Tunnel is the name of the device that carries its frames to other hosts, if any.
 	Tunnel string `json:"tunnel,omitempty"`
+	// Parent is the device of the host's on which Device rests or which Device is, and
+	// ParentMAC its MAC address; both are empty for networks that have none. VLAN is the
+	// tag if Device is a sub-interface of it.
+	Parent    string `json:"parent,omitempty"`
+	ParentMAC string `json:"parentMAC,omitempty"`
+	VLAN      int    `json:"vlan,omitempty"`
+	// ParentRoute is the destination of the route by which Parent was found, if it was by
+	// one.
+	ParentRoute netip.Prefix `json:"parentRoute,omitzero"`
+	// Access says how the host itself is on the line of the network's containers; nil if
+	// it is not.
+	Access *Access `json:"access,omitempty"`
 	// Adopted says that the device was there before and stays when the network goes.
 	Adopted bool `json:"adopted,omitempty"`
 	// AddedAddrs are the addresses that weft put on an adopted device.
@@ -94,8 +120,35 @@ type Shared struct {
 	Seed string `json:"seed,omitempty"`
 }
 
+// Access is how a host is on the line of its containers, besides by its own device there,
+// which does not reach them.
+type Access struct {
+	// Link is the name of the device that does.
+	Link string `json:"link"`
+	// Pooled says that the host has addresses there from the network's pools, because it
+	// had none of its own.
+	Pooled bool `json:"pooled,omitempty"`
+}
+
 // MACSeed is what the MAC addresses of the network on this host are made from.
 func (s Shared) MACSeed() string { return cmp.Or(s.Seed, s.UUID) }
+
+// Sort is the network's mode with its article: "a bridge", "an overlay".
+func (n Network) Sort() string {
+	if n.Mode != "" && strings.Contains("aeiou", n.Mode[:1]) {
+		return "an " + n.Mode
+	}
+	return "a " + n.Mode
+}
+
+// Devices are those on the host that the network itself needs; some may be empty.
+func (n Network) Devices() []string {
+	out := []string{n.Device, n.Tunnel}
+	if n.Access != nil {
+		out = append(out, n.Access.Link)
+	}
+	return out
+}
 
 // Subnets are all subnets of both families.
 func (n Network) Subnets() []Subnet { return append(append([]Subnet{}, n.IPv4...), n.IPv6...) }
@@ -141,6 +194,9 @@ type Endpoint struct {
 	// HostLink and PeerLink name the two ends of the veth pair.
 	HostLink string `json:"hostLink,omitempty"`
 	PeerLink string `json:"peerLink,omitempty"`
+	// Left is the sandbox from which the engine takes the device back after Leave, which it
+	// does not if it could not use a Join: empty while Joined.
+	Left string `json:"left,omitempty"`
 	// Joined says that a sandbox has it; the fields below are set only then.
 	Joined  bool   `json:"joined,omitempty"`
 	Sandbox string `json:"sandbox,omitempty"`
@@ -157,6 +213,9 @@ type Endpoint struct {
 	// Off says that one of its addresses belongs to another host by now: the kind keeps
 	// its link down. The journal does not have it; the driver says it anew each time.
 	Off bool `json:"-"`
+	// PortsElsewhere says, in Join, that another endpoint of the sandbox is one by which
+	// the ports in Wanted are published.
+	PortsElsewhere bool `json:"-"`
 }
 
 // Addrs are the endpoint's addresses.

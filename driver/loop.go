@@ -19,6 +19,9 @@ const (
 	// restAfter keeps a burst of hints from filling the machine with repairs; it
 	// leaves most of the second in which a flush must be repaired.
 	restAfter = 200 * time.Millisecond
+	// gather is how long a hint of the kernel waits for more: the start of a container
+	// makes a dozen, and the engine needs the processors and the kernel's lock meanwhile.
+	gather = 200 * time.Millisecond
 )
 
 // Run reconciles at start, on hints, on timers and after [Driver.SetConflicts] until
@@ -26,34 +29,45 @@ const (
 func (d *Driver) Run(ctx context.Context, hints Hints) error {
 	full := time.NewTicker(fullEvery)
 	defer full.Stop()
-	work := func() error { _, err := d.Reconcile(ctx, Full); return err }
-	for {
-		if err := work(); err != nil && ctx.Err() == nil {
-			d.log.Error("reconcile", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(restAfter):
+	look := func(depth Depth) func() error {
+		return func() error { _, err := d.Reconcile(ctx, depth); return err }
+	}
+	mend := func() error { _, err := d.MendFirewall(ctx); return err }
+	var due <-chan time.Time // for a look that the kernel's hints asked for
+	for work := look(Full); ; {
+		if work != nil {
+			if err := work(); err != nil && ctx.Err() == nil {
+				d.log.Error("reconcile", "err", err)
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(restAfter):
+			}
+			work = nil
 		}
 		var ok bool
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-d.wake:
-			work = func() error { _, err := d.Reconcile(ctx, Changes); return err }
+			work = look(Changes)
 		case <-full.C:
-			work = func() error { _, err := d.Reconcile(ctx, Full); return err }
+			work = look(Full)
+		case <-due:
+			due, work = nil, look(Changes)
 		case _, ok = <-hints.Firewall:
 			if !ok {
 				hints.Firewall = nil
 			}
-			work = func() error { _, err := d.MendFirewall(ctx); return err }
+			work = mend
 		case _, ok = <-hints.Kernel:
 			if !ok {
 				hints.Kernel = nil
 			}
-			work = func() error { _, err := d.Reconcile(ctx, Changes); return err }
+			if due == nil {
+				due = time.After(gather)
+			}
 		}
 	}
 }

@@ -16,6 +16,12 @@ import (
 // another, so that two overlapping subnets cannot pass the check together.
 const creation = "creation"
 
+// places is the name of the lock that is held while a network goes to other devices, and
+// while one in creation takes its place: nobody takes one that was looked at before
+// another network came. It is held for a look at the kernel and the journal only, as
+// containers wait for it; a creation may wait for the cluster.
+const places = "places"
+
 // settlingTime is how long an endpoint may be without its sandbox: engines
 // before 28 make it after Join.
 const settlingTime = 30 * time.Second
@@ -34,27 +40,49 @@ func (d *Driver) CreateNetwork(ctx context.Context, n Network) (retErr error) {
 		return d.recreate(ctx, kind, have, n)
 	}
 	n.Created = d.now().UTC()
-	if n, err = kind.PlanNetwork(ctx, n, d.Networks()); err != nil {
+	others, err := d.spread(kind, n.ID)
+	if err != nil {
 		return err
 	}
-	d.setCreating(n.Device)
-	defer d.setCreating("")
+	if n, err = kind.PlanNetwork(ctx, n, others); err != nil {
+		return err
+	}
+	came := d.setCreating(n, others)
+	defer d.unsetCreating()
 	defer func() {
 		if retErr != nil {
 			retErr = errors.Join(retErr, kind.RemoveNetwork(context.WithoutCancel(ctx), n))
 		}
 	}()
+	if came != "" {
+		return WithHint(fmt.Errorf("%w: network %s went to %s while this one was created", ErrConflict, short(came), n.Device), "try again")
+	}
 	if err := kind.EnsureNetwork(ctx, n); err != nil {
 		return err
 	}
 	return d.saveNetwork(ctx, n)
 }
 
-// setCreating keeps reconcile from sweeping a device whose network is not in
-// the map yet.
-func (d *Driver) setCreating(device string) {
+// setCreating keeps reconcile from sweeping the devices of a network that is not in the map
+// yet, and others from following to where it will be. It returns the id of one that came
+// there and was not there among the others that it was checked against, "" if none did.
+func (d *Driver) setCreating(n Network, others []Network) (came string) {
+	defer d.locks.Lock(places)()
 	d.mu.Lock()
-	d.creating = device
+	defer d.mu.Unlock()
+	d.creating = &n
+	for id, o := range d.networks {
+		known := slices.ContainsFunc(others, func(was Network) bool { return was.ID == id && was.Device == o.Device })
+		if o.Device == n.Device && !known {
+			return id
+		}
+	}
+	return ""
+}
+
+func (d *Driver) unsetCreating() {
+	d.mu.Lock()
+	d.creating = nil
 	d.mu.Unlock()
 }
 
@@ -70,7 +98,7 @@ func (d *Driver) checkNetwork(n *Network) (Kind, error) {
 		return nil, fmt.Errorf("%w: mode=%q: %w", ErrOption, n.Mode, OneOf(modes...)(n.Mode))
 	}
 	known := append(commonOptions(modes), kind.Options()...)
-	ignored, err := checkOptions("a "+n.Mode+" network", n.Options, known)
+	ignored, err := checkOptions(n.Sort()+" network", n.Options, known)
 	if err != nil {
 		return nil, err
 	}

@@ -65,7 +65,16 @@ func ParseBool(v string) (bool, error) {
 
 // InterfaceName checks the name of a network device.
 func InterfaceName(v string) error {
-	const most = 15 // IFNAMSIZ less the final zero
+	return deviceName(v, 15) // IFNAMSIZ less the final zero
+}
+
+// AnyInterfaceName is InterfaceName that also takes the alternative names of a device, which
+// may be longer.
+func AnyInterfaceName(v string) error {
+	return deviceName(v, 127) // ALTIFNAMSIZ less the final zero
+}
+
+func deviceName(v string, most int) error {
 	switch {
 	case v == "" || v == "." || v == "..":
 		return fmt.Errorf("it is not a device name")

@@ -34,12 +34,18 @@ type Actual struct {
 type Report struct{ Repaired []string }
 
 // look reads the kernel's state once for all networks.
-func (d *Driver) look() (Actual, error) {
-	links, err := d.cfg.Kernel.Links()
+func (d *Driver) look() (Actual, error) { return Look(d.cfg.Kernel) }
+
+// Look reads what the kernel has.
+func Look(k interface {
+	Links() ([]kernel.Link, error)
+	Addresses() ([]kernel.Address, error)
+}) (Actual, error) {
+	links, err := k.Links()
 	if err != nil {
 		return Actual{}, err
 	}
-	addrs, err := d.cfg.Kernel.Addresses()
+	addrs, err := k.Addresses()
 	if err != nil {
 		return Actual{}, err
 	}
@@ -59,11 +65,15 @@ func (d *Driver) look() (Actual, error) {
 // repairs the firewall. It goes on after errors and returns all of them.
 func (d *Driver) Reconcile(ctx context.Context, depth Depth) (Report, error) {
 	var report Report
+	moved, astray, errs := d.followAll(ctx)
+	report.Repaired = moved
 	actual, err := d.look()
 	if err != nil {
 		return report, err
 	}
-	var errs []error
+	if d.cfg.OnLook != nil {
+		d.cfg.OnLook(actual)
+	}
 	for _, n := range d.Networks() {
 		repaired, err := d.reconcileNetwork(ctx, actual, n.ID, depth)
 		report.Repaired = append(report.Repaired, repaired...)
@@ -74,6 +84,7 @@ func (d *Driver) Reconcile(ctx context.Context, depth Depth) (Report, error) {
 		report.Repaired = append(report.Repaired, swept...)
 		errs = append(errs, err)
 	}
+	d.noteTroubles(actual, astray)
 	errs = append(errs, d.updateUplinks(ctx, actual))
 	if depth == Full { // changes of rules have hints of their own
 		repaired, err := d.cfg.Firewall.Mend(ctx)
@@ -124,14 +135,19 @@ func (d *Driver) reconcileNetwork(ctx context.Context, actual Actual, id string,
 	if n, kind, err = d.network(id); err != nil {
 		return nil, nil // removed while we waited
 	}
-	errs := []error{kind.EnsureNetwork(ctx, n)}
-	for _, ep := range d.joined(id) {
-		errs = append(errs, kind.EnsureEndpoint(ctx, n, ep))
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := d.ensure(ctx, kind, n); err != nil {
 		return problems, fmt.Errorf("reconcile network %s: %w", short(id), err)
 	}
 	return problems, nil
+}
+
+// ensure makes the kernel have a network and its endpoints. It needs the network's lock.
+func (d *Driver) ensure(ctx context.Context, kind Kind, n Network) error {
+	errs := []error{kind.EnsureNetwork(ctx, n)}
+	for _, ep := range d.joined(n.ID) {
+		errs = append(errs, kind.EnsureEndpoint(ctx, n, ep))
+	}
+	return errors.Join(errs...)
 }
 
 func (d *Driver) joined(network string) []Endpoint {
@@ -164,6 +180,7 @@ const (
 	PrefixBridge = "wf-" // bridges, followed by 12 characters of the network's id
 	PrefixHost   = "wv-" // host ends of veth pairs
 	PrefixPeer   = "wp-" // their peers, before the engine moves them
+	PrefixAccess = "wh-" // the host's own devices on lines of containers
 )
 
 // Ours says whether a link is one that weft made: by its group, which is part
@@ -176,9 +193,18 @@ func Ours(l kernel.Link) bool { return l.Group == kernel.Group || l.Group == ker
 func (d *Driver) strays(actual Actual) []kernel.Link {
 	known := map[string]bool{}
 	d.mu.Lock()
-	known[d.creating] = true
+	if d.creating != nil {
+		for _, name := range d.creating.Devices() {
+			known[name] = true
+		}
+	}
 	for _, n := range d.networks {
-		known[n.Device], known[n.Tunnel] = true, true
+		for _, name := range n.Devices() {
+			known[name] = true
+		}
+		if l, ok := actual.Renamed(n); ok {
+			known[l.Name] = true
+		}
 	}
 	for _, ep := range d.endpoints {
 		known[ep.HostLink], known[ep.PeerLink] = true, true
@@ -186,7 +212,7 @@ func (d *Driver) strays(actual Actual) []kernel.Link {
 	d.mu.Unlock()
 	var out []kernel.Link
 	for name, l := range actual.Links {
-		if Ours(l) && !known[name] {
+		if Ours(l) && !known[name] && actual.Lent(l) == "" {
 			out = append(out, l)
 		}
 	}
@@ -219,7 +245,7 @@ func (d *Driver) sweep(actual Actual) ([]string, error) {
 	for _, l := range strays {
 		l, ok := now.Links[l.Name]
 		switch {
-		case !ok || doomed(now, l):
+		case !ok || doomed(now, l) || Held(d.cfg.Kernel, now, l):
 			continue
 		case l.Kind == "bridge":
 			errs = append(errs, d.cfg.Kernel.DeleteLink(l.Name))

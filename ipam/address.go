@@ -3,6 +3,7 @@ package ipam
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -32,16 +33,43 @@ type AddressRequest struct {
 // comes from the pool's range, a dynamic gateway is the lowest free address of
 // the subnet; none left is [ErrExhausted].
 func (m *IPAM) RequestAddress(ctx context.Context, req AddressRequest) (netip.Prefix, error) {
+	if network := m.networkOf(req.PoolID); network != "" && !req.Gateway {
+		m.cfg.Follow(ctx, network)
+	}
+	return m.request(ctx, req)
+}
+
+// networkOf is the network of a pool, "" if there is none.
+func (m *IPAM) networkOf(id string) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p, err := m.lookup(id)
+	if err != nil {
+		return ""
+	}
+	return p.rec.Network
+}
+
+// request is RequestAddress where the network is.
+func (m *IPAM) request(ctx context.Context, req AddressRequest) (netip.Prefix, error) {
 	var got netip.Prefix
-	sought := seek{m: m, asked: make(map[ownership.Host]string)}
+	proven := m.newProof()
+	sought := seek{m: m, asked: make(map[ownership.Host]string), latest: proven.start.Add(waitAll)}
 	err := m.settle(ctx, func() (step, error) {
-		s, addr, err := m.grant(req)
+		s, addr, err := m.grant(req, proven)
 		if n, ok := errors.AsType[*need](err); ok {
-			return sought.next(ctx, m.pools[n.token], n)
+			s, err = sought.next(ctx, m.pools[n.token], n)
+		}
+		if u, ok := errors.AsType[*unproven](err); ok {
+			return proven.wait(u)
+		}
+		if more, ok := proven.again(req, err); ok {
+			return more, nil
 		}
 		got = addr
 		return s, err
 	})
+	proven.end()
 	sought.end()
 	if err != nil {
 		return netip.Prefix{}, under("request address", err)
@@ -51,7 +79,7 @@ func (m *IPAM) RequestAddress(ctx context.Context, req AddressRequest) (netip.Pr
 
 // grant chooses an address and holds it until the step is done. The caller holds
 // mu.
-func (m *IPAM) grant(req AddressRequest) (step, netip.Prefix, error) {
+func (m *IPAM) grant(req AddressRequest, proven *proof) (step, netip.Prefix, error) {
 	p, err := m.lookup(req.PoolID)
 	if err != nil {
 		return step{}, netip.Prefix{}, err
@@ -61,6 +89,9 @@ func (m *IPAM) grant(req AddressRequest) (step, netip.Prefix, error) {
 		return step{}, netip.Prefix{}, err
 	}
 	addr, err := p.choose(req, h.kind, m.fromLeader(p))
+	if err == nil && h.kind == KindEndpoint {
+		addr, err = proven.prove(p, req, addr)
+	}
 	if err != nil {
 		return step{}, netip.Prefix{}, err
 	}
@@ -146,6 +177,8 @@ func (p *pool) own(a netip.Addr, kind Kind, leader bool) error {
 		return nil
 	case kind == KindEndpoint && leader:
 		return nil
+	case kind == KindEndpoint && b.foreigners[a] && b.own.Owns(a):
+		return nil // a probe says whether it still is
 	case kind == KindEndpoint && b.own.Avail(a), kind != KindEndpoint && b.own.Shares(a):
 		return nil
 	}
@@ -244,9 +277,13 @@ func exhausted(p *pool, rng netip.Prefix) error {
 	if rng != p.id.subnet {
 		part = " (the --ip-range of " + p.id.subnet.String() + ")"
 	}
+	others := ""
+	if n := p.book.others(rng); n > 0 {
+		others = fmt.Sprintf(", and machines that are not weft's have %d", n)
+	}
 	return refuse(ErrExhausted, "remove containers that are not needed, or create the network with a larger --subnet or --ip-range (weft ipam shows who has what)",
-		"pool %s%s has %d addresses and %d are in use (%d gateway, %d aux, %d containers)",
-		rng, part, size, used, kinds[KindGateway], kinds[KindAux], kinds[KindEndpoint])
+		"pool %s%s has %d addresses and %d are in use (%d gateway, %d aux, %d containers)%s",
+		rng, part, size, used, kinds[KindGateway], kinds[KindAux], kinds[KindEndpoint], others)
 }
 
 // ReleaseAddress frees an address that the pool holds. Whatever the pool does not
@@ -289,8 +326,10 @@ func (m *IPAM) free(id string, addr netip.Addr) step {
 		b.hold(old.addr, &holding{kind: kindLimbo, busy: h.busy})
 		w.ops = append(w.ops, deleteAddress(key, old.addr))
 	}
+	l := m.lineOf(p)
 	w.done = func() {
 		b.remember(f)
+		l.gone(f.addr)
 		for _, old := range forget {
 			b.forget(old.addr)
 		}

@@ -109,10 +109,18 @@ func defaultBlocks(seed string) []Block {
 	return append(blocks, Block{netip.PrefixFrom(netip.AddrFrom16(ula), 48), 64})
 }
 
-// withDefaults adds the defaults of each family that blocks does not name.
-func withDefaults(blocks []Block, seed string) []Block {
+// sharedDefault is what networks that hosts share are taken from first. It is none of the
+// engine's blocks: an engine that has nothing on such a network yet sees no route to it, and
+// would give its subnet to a network of its own.
+func sharedDefault() Block {
+	return Block{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 64}), 10), 20}
+}
+
+// withDefaults adds the defaults of each family that blocks does not name; first come before
+// the others.
+func withDefaults(blocks []Block, seed string, first ...Block) []Block {
 	out := slices.Clone(blocks)
-	for _, d := range defaultBlocks(seed) {
+	for _, d := range append(first, defaultBlocks(seed)...) {
 		named := func(b Block) bool { return b.Base.Addr().Is4() == d.Base.Addr().Is4() }
 		if !slices.ContainsFunc(blocks, named) {
 			out = append(out, d)

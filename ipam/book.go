@@ -63,6 +63,10 @@ type book struct {
 	// subnet that is this host's alone.
 	own   *ownership.Pool
 	share *share
+	// lines are those on which the addresses are machines, by device; foreigners are the
+	// addresses that other machines have there.
+	lines      map[string]*line
+	foreigners map[netip.Addr]bool
 }
 
 func newBook(subnet netip.Prefix) *book {
@@ -126,15 +130,22 @@ func (b *book) pick(rng netip.Prefix, name string) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
+// named reports whether a free address is the one that name had last.
+func (b *book) named(a netip.Addr, name string) bool {
+	return name != "" && slices.ContainsFunc(b.freed, func(f freed) bool { return f.addr == a && f.name == name })
+}
+
 // mine reports whether this host may hand out a free address.
-func (b *book) mine(a netip.Addr) bool { return b.own == nil || b.own.Avail(a) }
+func (b *book) mine(a netip.Addr) bool {
+	return !b.foreigners[a] && (b.own == nil || b.own.Avail(a))
+}
 
 // untouched chooses the lowest address that was not used lately.
 func (b *book) untouched(rng netip.Prefix) (netip.Addr, bool) {
 	if b.own != nil {
 		return b.own.Lowest(rng, b.touched.has)
 	}
-	return b.touched.gap(rng.Addr(), lastOf(rng))
+	return b.gap(rng.Addr(), lastOf(rng))
 }
 
 // use tells own what is in use; gateways and aux addresses are not this host's.
@@ -142,7 +153,7 @@ func (b *book) use(a netip.Addr, h *holding, used bool) {
 	if b.own == nil {
 		return
 	}
-	b.own.Use(a, used)
+	b.own.Use(a, used || b.foreigners[a])
 	if h != nil && (h.kind == KindGateway || h.kind == KindAux) {
 		b.own.Share(a, string(h.kind), used)
 	}

@@ -29,6 +29,7 @@ type member struct {
 	leader  bool // Swarm's leader gives the addresses
 	address netip.Addr
 	answers func(netip.Addr) bool // nil: nothing does
+	line    func(*ipam.Config)    // nil: there is none
 	cluster *cluster.Cluster
 	journal *journal.Journal
 	told    atomic.Pointer[[]ipam.Conflict] // what Conflicts said when OnConflict was called
@@ -72,10 +73,14 @@ func (m *member) start() {
 			return m.answers != nil && m.answers(a), nil
 		},
 	})
-	book, err = ipam.New(ipam.Config{Journal: m.journal, Seed: seed, Cluster: m.cluster, Leader: m.leader, OnConflict: func() {
+	cfg := ipam.Config{Journal: m.journal, Seed: seed, Cluster: m.cluster, Leader: m.leader, OnConflict: func() {
 		now := book.Conflicts()
 		m.told.Store(&now)
-	}})
+	}}
+	if m.line != nil {
+		m.line(&cfg)
+	}
+	book, err = ipam.New(cfg)
 	fatal(err)
 	m.IPAM = book
 	ctx, cancel := context.WithCancel(context.Background())

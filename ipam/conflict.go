@@ -54,7 +54,7 @@ func (c conflicts) look(b *book, leaders func(*holding) bool) (foreign, began, e
 			ended = append(ended, a)
 		}
 	}
-	for a := range b.held {
+	for _, a := range b.own.Strays() {
 		if !b.foreign(a, leaders) {
 			continue
 		}
@@ -72,9 +72,7 @@ func (c conflicts) look(b *book, leaders func(*holding) bool) (foreign, began, e
 		}
 		c[a].owner = owner
 	}
-	for _, list := range [][]netip.Addr{foreign, began, ended} {
-		slices.SortFunc(list, netip.Addr.Compare)
-	}
+	slices.SortFunc(ended, netip.Addr.Compare)
 	return foreign, began, ended
 }
 
@@ -82,7 +80,7 @@ func (c conflicts) look(b *book, leaders func(*holding) bool) (foreign, began, e
 // not own: an earlier run gave up the id that owned it. Until the store says
 // otherwise another host may use it.
 func (c conflicts) resume(b *book, leaders func(*holding) bool) {
-	for a := range b.held {
+	for _, a := range b.own.Strays() {
 		if b.foreign(a, leaders) {
 			c[a] = &conflict{}
 		}

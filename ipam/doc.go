@@ -49,8 +49,21 @@
 // containers on addresses of others. [IPAM.Conflicts] tells them as soon as the store
 // was seen, and Config.OnConflict when they change: they belong off the network.
 //
+// # Other machines
+//
+// With Config.Prober the addresses of networks on a line that other machines use too are
+// asked for there before they are given, and what somebody answers for is left out; see
+// [PoolView].Foreigners. What will be given next is probed ahead of need and again every 45
+// seconds, so that a request meets an address of which a probe not older than a minute
+// has said that it is nobody's, and waits for nothing. Only what is asked for by itself, or
+// by its name, may have to wait for a probe, and who comes in a crowd: some half a second,
+// while probes go well 4.5 s at most, and else 2 s, after which it is refused. While the line
+// is down or gone ([ErrNoLine]) addresses are given all the same, and probed as soon as that can
+// be. What was given is asked for once more a minute later, and what is in use when [IPAM.Run]
+// begins; a machine that has one too is told in the log and shown.
+//
 // # What the package does not do
 //
-// It knows no network driver, does not probe the wire for foreign users of an
-// address, and never decides that an address is free because time passed.
+// It knows no network driver, and never decides that an address is free because time
+// passed.
 package ipam

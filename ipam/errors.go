@@ -34,6 +34,11 @@ var (
 	ErrOwner = errors.New("the address belongs to another host")
 	// ErrHost says that this host may not hand out addresses.
 	ErrHost = errors.New("this host may hand out no addresses")
+	// ErrProbe says that it was not found out in time whether another machine has the
+	// address.
+	ErrProbe = errors.New("another machine may have the address")
+	// ErrNoLine is what a [Prober] says of a line that is down or gone: nobody is on it.
+	ErrNoLine = errors.New("nobody can be asked")
 	// ErrExhausted says that every address of the pool's range is in use.
 	ErrExhausted = errors.New("no free address is left")
 )

@@ -1,7 +1,10 @@
 package ipam
 
 import (
+	"maps"
+	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -68,7 +71,16 @@ func TestBookAgainstModel(t *testing.T) {
 			}
 			bits := rapid.IntRange(subnet.Bits(), addr.BitLen()).Draw(t, "range bits")
 			rng := netip.PrefixFrom(addr, bits).Masked()
-			switch rapid.IntRange(0, 3).Draw(t, "step") {
+			switch rapid.IntRange(0, 4).Draw(t, "step") {
+			case 3:
+				// A machine comes to one of two lines, or goes.
+				v := b.line(rapid.SampledFrom([]string{"e0", "e1"}).Draw(t, "line")).verdicts
+				if v[addr].mac != nil {
+					delete(v, addr)
+				} else {
+					v[addr] = verdict{mac: net.HardwareAddr{2, 0, 0, 0, 0, 1}}
+				}
+				b.mark()
 			case 0:
 				if used[addr] {
 					b.remember(b.nextFreed(addr, ""))
@@ -81,8 +93,18 @@ func TestBookAgainstModel(t *testing.T) {
 					delete(used, addr)
 				}
 			default:
+				busy := maps.Clone(used)
+				for _, l := range b.lines {
+					for a := range l.verdicts {
+						busy[a] = true
+					}
+				}
+				n := rapid.IntRange(0, 9).Draw(t, "ahead")
+				if got, want := b.next(rng, n), modelNext(rng, busy, reserved, order, n); !slices.Equal(got, want) {
+					t.Fatalf("next(%s, %d) = %v, want %v", rng, n, got, want)
+				}
 				got, ok := b.pick(rng, "")
-				want, wantOK := modelPick(rng, used, reserved, order)
+				want, wantOK := modelPick(rng, busy, reserved, order)
 				if got != want && wantOK || ok != wantOK {
 					t.Fatalf("pick(%s) = %s, %v, want %s, %v", rng, got, ok, want, wantOK)
 				}
@@ -111,11 +133,24 @@ func modelPick(rng netip.Prefix, used, reserved map[netip.Addr]bool, order []net
 		}
 	}
 	for _, a := range order {
-		if rng.Contains(a) {
+		if rng.Contains(a) && !used[a] {
 			return a, true
 		}
 	}
 	return netip.Addr{}, false
+}
+
+// modelNext picks n times.
+func modelNext(rng netip.Prefix, used, reserved map[netip.Addr]bool, order []netip.Addr, n int) (out []netip.Addr) {
+	used = maps.Clone(used)
+	for range n {
+		a, ok := modelPick(rng, used, reserved, order)
+		if !ok {
+			break
+		}
+		out, used[a] = append(out, a), true
+	}
+	return out
 }
 
 func without(list []netip.Addr, a netip.Addr) []netip.Addr {

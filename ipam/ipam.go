@@ -40,6 +40,21 @@ type Config struct {
 	// there is none. An error says that nobody can tell now. nil means that this host is
 	// in no cluster.
 	Network func(ctx context.Context, name string) (pools NetworkPools, known bool, err error)
+	// OnLine reports whether a network is on a line of its own, so that another one may
+	// have an equal subnet. It may be called with locks held, must be quick and must not
+	// call the IPAM; nil means that none is.
+	OnLine func(network string) bool
+	// Prober asks who has an address before it is used for the first time, on the device
+	// that Line returns: the one on whose line a network's containers are machines among
+	// others, "" if they are on none. Line may be called with locks held, must be quick and
+	// must not call the IPAM. nil means that nobody is asked; with a Prober, Line is
+	// required and [IPAM.Run] has to run.
+	Prober Prober
+	Line   func(network string) (device string)
+	// Follow is called before an address of a network's is chosen for a container, without
+	// locks: Line may return another device after it than before, and the address is to be
+	// asked for where the container will be. nil means that networks stay where they are.
+	Follow func(ctx context.Context, network string)
 	// Leader says that addresses of Swarm networks come from Swarm's leader, which asks
 	// the driver of its own host in [GlobalSpace] (WEFT_SCOPE=global).
 	Leader bool
@@ -61,6 +76,8 @@ type Config struct {
 type IPAM struct {
 	cfg    Config
 	blocks []Block
+	// sharedBlocks are those of networks that hosts share.
+	sharedBlocks []Block
 
 	// gate is held once by a call that changes one address and whole by a call
 	// that changes a pool, each until its records are durable.
@@ -83,6 +100,11 @@ type IPAM struct {
 	blind     bool
 	// told are the conflicts of which OnConflict knows. Only Run uses it.
 	told []Conflict
+	// hostHas are the addresses of this host itself.
+	hostHas map[netip.Addr]bool
+	linesUp map[string]int // see LinesUp
+	// wakeProbes lets the probing look for work.
+	wakeProbes chan struct{}
 }
 
 // pool is one answered RequestPool.
@@ -90,6 +112,12 @@ type pool struct {
 	id   poolID
 	book *book
 	rec  poolRecord
+	// asked is when somebody asked for any address last; queue are the requests for any
+	// that wait for a probe, in their order; surveyed says that what it had at the start is
+	// asked for. Only pools on a line use them.
+	asked    time.Time
+	queue    []*proof
+	surveyed *line
 }
 
 // write is a change of the journal and what follows in memory when it is done.
@@ -109,8 +137,17 @@ func New(cfg Config) (*IPAM, error) {
 	if cfg.Blind && cfg.Holders == nil {
 		return nil, refuse(ErrConfig, "set Holders", "a blind IPAM has to ask somebody")
 	}
+	if cfg.Prober != nil && cfg.Line == nil {
+		return nil, refuse(ErrConfig, "set Line", "a prober has to know the lines")
+	}
 	if cfg.Routes == nil {
 		cfg.Routes = func() []netip.Prefix { return nil }
+	}
+	if cfg.OnLine == nil {
+		cfg.OnLine = func(string) bool { return false }
+	}
+	if cfg.Follow == nil {
+		cfg.Follow = func(context.Context, string) {}
 	}
 	if cfg.OnConflict == nil {
 		cfg.OnConflict = func() {}
@@ -122,14 +159,17 @@ func New(cfg Config) (*IPAM, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	m := &IPAM{
-		cfg:      cfg,
-		blocks:   withDefaults(cfg.Pools, cfg.Seed),
-		gate:     semaphore.NewWeighted(whole),
-		books:    make(map[bookKey]*book),
-		pools:    make(map[token]*pool),
-		suspects: make(map[suspect]time.Time),
-		wake:     make(chan struct{}, 1),
-		blind:    cfg.Blind,
+		cfg:    cfg,
+		blocks: withDefaults(cfg.Pools, cfg.Seed),
+
+		sharedBlocks: withDefaults(cfg.Pools, cfg.Seed, sharedDefault()),
+		gate:         semaphore.NewWeighted(whole),
+		books:        make(map[bookKey]*book),
+		pools:        make(map[token]*pool),
+		suspects:     make(map[suspect]time.Time),
+		wake:         make(chan struct{}, 1),
+		wakeProbes:   make(chan struct{}, 1),
+		blind:        cfg.Blind,
 	}
 	if err := m.load(); err != nil {
 		return nil, err

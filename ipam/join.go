@@ -186,7 +186,7 @@ func (m *IPAM) chooseShared(req PoolRequest, bits int, all []cluster.Pool) (neti
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.dynamicSubnet(req, bits, taken)
+	return m.dynamicSubnet(m.sharedBlocks, req, bits, taken)
 }
 
 // moved takes over the pool that a share joined again, with the id that did. If it is

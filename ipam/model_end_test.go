@@ -17,7 +17,7 @@ func (w *world) end() {
 	w.calm = true
 	w.logf("the end: links heal")
 	for i, h := range w.hosts {
-		h.link = true
+		h.link, h.looked = true, false
 		if !h.up && w.themes.removals && w.d.one(2) && i > 0 {
 			continue // it is dead
 		}
@@ -77,7 +77,9 @@ func (h *mhost) heal() {
 	for len(h.reqs) > 0 && !h.reqs[0].held {
 		h.finish(h.reqs[0])
 	}
-	h.look()
+	if !h.fresh() {
+		h.look()
+	}
 	for i, sh := range h.shares {
 		if sh != nil {
 			sh.own.Kick()
@@ -172,6 +174,7 @@ func (w *world) exhaust() {
 		return
 	}
 	for quiet := 0; quiet < 4; quiet++ {
+		out, shared := w.handedOut(i)
 		for _, h := range in {
 			for h.takeOne(i) {
 				quiet = 0
@@ -180,9 +183,19 @@ func (w *world) exhaust() {
 		for _, h := range in {
 			h.heal()
 		}
+		if out+shared == w.defs[i].size {
+			break // and nobody got one more
+		}
 	}
 	w.check()
-	out := 0
+	if out, shared := w.handedOut(i); out+shared != w.defs[i].size {
+		w.fail("%v has %d addresses; %d are handed out and %d shared", w.defs[i].subnet, w.defs[i].size, out, shared)
+	}
+}
+
+// handedOut counts the addresses of a subnet that containers have, and those that hosts
+// share.
+func (w *world) handedOut(i int) (out, shared int) {
 	for _, h := range w.hosts {
 		if h.up {
 			for a := range h.engine[i] {
@@ -193,13 +206,10 @@ func (w *world) exhaust() {
 		}
 	}
 	p, _ := w.pool(i)
-	n := 0
-	for _, kv := range w.st.List(cluster.OwnersPrefix(p.UUID)).KVs {
-		n += len(w.owners(kv).Shared)
+	for kv := range w.st.All(cluster.OwnersPrefix(p.UUID)) {
+		shared += len(w.owners(kv).Shared)
 	}
-	if out+n != w.defs[i].size {
-		w.fail("%v has %d addresses; %d are handed out and %d shared", w.defs[i].subnet, w.defs[i].size, out, n)
-	}
+	return out, shared
 }
 
 // takeOne answers one dynamic request, however long it takes.
@@ -210,11 +220,15 @@ func (h *mhost) takeOne(i int) bool {
 		if len(h.reqs) == 0 {
 			break
 		}
-		h.work()
+		if !h.looked {
+			h.look()
+		}
+		h.watchAll()
+		h.kick()
+		h.plan()
 		for _, o := range h.w.hosts {
 			if o.up && o != h {
 				o.answerAsks()
-				o.plan()
 				o.plan()
 			}
 		}

@@ -111,7 +111,9 @@ func (h *mhost) machine() cluster.Fingerprint {
 }
 
 func (h *mhost) logf(format string, args ...any) {
-	h.w.logf("host %d: "+format, append([]any{h.n}, args...)...)
+	if h.w.loud {
+		h.w.logf("host %d: "+format, append([]any{h.n}, args...)...)
+	}
 }
 
 func (h *mhost) seen() int64 { return max(h.id.Seen, h.rev) }
@@ -302,7 +304,7 @@ func (h *mhost) work() {
 	if !h.up {
 		return
 	}
-	if h.link && (!h.looked || h.w.calm || h.standing != cluster.Member || h.suspicion != "" || h.w.d.one(2)) {
+	if h.link && (!h.fresh() || !h.w.calm && h.w.d.one(2)) {
 		h.look()
 	}
 	for _, sh := range h.shares {
@@ -319,6 +321,12 @@ func (h *mhost) work() {
 	if h.w.calm || h.w.d.one(4) {
 		h.tidy()
 	}
+}
+
+// fresh says that a member saw the records as they are.
+func (h *mhost) fresh() bool {
+	return h.looked && h.standing == cluster.Member && h.suspicion == "" &&
+		(!h.w.calm || h.sight.Cluster.Rev == h.w.st.Get("cluster").Rev && h.sight.Self.Rev == h.w.st.Get("self/"+string(h.id.ID)).Rev)
 }
 
 // look takes a Sight, judges and acts.
@@ -588,7 +596,7 @@ func (h *mhost) do(sh *mshare, t ownership.Task) {
 		own.Committed(t, store.Result{}, store.ErrDown)
 		return
 	}
-	key := cluster.PoolKey(h.w.defs[sh.i].domain, h.w.defs[sh.i].subnet)
+	key := h.w.defs[sh.i].key
 	fence := append(cluster.Fence(h.id.ID, h.sight), store.Lives(key, sh.created))
 	if to := t.To(); slices.Contains(sh.pool.Members, to) {
 		fence = append(fence, store.Unchanged(key, sh.poolRev))
@@ -607,14 +615,17 @@ func (h *mhost) do(sh *mshare, t ownership.Task) {
 	})
 }
 
-func places(m ownership.Mask) []int {
+// places are those of a mask's addresses in their chunk, for the log.
+type places ownership.Mask
+
+func (p places) String() string {
 	var out []int
 	for i := range ownership.Size {
-		if m&(1<<i) != 0 {
+		if p&(1<<i) != 0 {
 			out = append(out, i)
 		}
 	}
-	return out
+	return fmt.Sprint(out)
 }
 
 // tell says that every share has told a recovering store.
@@ -651,8 +662,8 @@ func (h *mhost) claimConflicts(sh *mshare) {
 		sh.own.Want(a)
 	}
 	// Their order does not matter: none of this draws or commits.
-	for a, k := range sh.book.held {
-		if h.conflict[sh.i][a] && (k.kind == KindGateway && sh.own.Shares(a) || k.kind == KindEndpoint && h.ownsDurably(sh, a)) {
+	for a := range h.conflict[sh.i] {
+		if k := sh.book.held[a]; k != nil && (k.kind == KindGateway && sh.own.Shares(a) || k.kind == KindEndpoint && h.ownsDurably(sh, a)) {
 			h.w.count("conflict resolved")
 			delete(h.conflict[sh.i], a)
 		}
@@ -793,7 +804,7 @@ func (h *mhost) rejoin(sh *mshare) {
 	}
 	_, kv := h.w.pool(sh.i)
 	f := h.w.defs[sh.i]
-	kv.Key = cluster.PoolKey(f.domain, f.subnet)
+	kv.Key = f.key
 	p := cluster.Pool{UUID: sh.uuid, Domain: f.domain, Subnet: f.subnet}
 	var txn store.Txn
 	var err error

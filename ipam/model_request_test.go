@@ -70,10 +70,14 @@ func (h *mhost) flap(i int) {
 	h.plan()
 	h.w.lie = lie
 	if h.link {
+		// A watch that was cut tells everything anew, also what is not new.
+		h.shares[i].watching = h.shares[i].watching && h.w.d.one(2)
 		h.watch(h.shares[i])
 	}
-	h.kick()
-	h.plan()
+	if h.w.d.one(2) {
+		h.kick()
+		h.plan()
+	}
 	h.request(i, reqExplicit)
 	h.plan()
 	h.poll()

@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 )
@@ -61,13 +62,31 @@ func (m *IPAM) TakeHostAddresses(ctx context.Context, network string) ([]netip.P
 		}
 		if !ok || lost {
 			var err error
-			if got, err = m.RequestAddress(ctx, AddressRequest{PoolID: p.id.String(), Name: ownName}); err != nil {
+			if got, err = m.request(ctx, AddressRequest{PoolID: p.id.String(), Name: ownName}); err != nil {
 				return nil, fmt.Errorf("address of this host itself on the network: %w", err)
 			}
 		}
 		out = append(out, got)
 	}
 	return out, nil
+}
+
+// ReleaseHostAddresses gives back what this host itself has on a network, for which the
+// next TakeHostAddresses asks on the line where the network is then.
+func (m *IPAM) ReleaseHostAddresses(ctx context.Context, network string) error {
+	m.mu.Lock()
+	pools := m.ofNetwork(network)
+	m.mu.Unlock()
+	var errs []error
+	for _, p := range pools {
+		m.mu.Lock()
+		a, ok := p.ownAddress()
+		m.mu.Unlock()
+		if ok {
+			errs = append(errs, m.ReleaseAddress(ctx, p.id.String(), a))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // ofNetwork returns the pools of a network, oldest first. The caller holds mu.
@@ -91,25 +110,29 @@ func (p *pool) ownAddress() (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// Shared returns the domain of the pool of a subnet, which the newest network on it has
-// or will have, if that is the cluster's: "" for the domain of all that name none. Else
-// the error says what to do.
-func (m *IPAM) Shared(subnet netip.Prefix) (domain string, err error) {
+// Shared returns the domain of the pool of a network's subnet, or of a network that is
+// being created, if that is the cluster's: "" for the domain of all that name none. Else
+// the error says what to do. A pool of the subnet that is another network's is none.
+func (m *IPAM) Shared(network string, subnet netip.Prefix) (domain string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var newest *pool
-	for _, p := range m.pools {
-		if p.id.subnet == subnet && (newest == nil || p.id.token > newest.id.token) {
-			newest = p
-		}
-	}
+	newest := m.newestPool(network, subnet)
 	switch {
 	case newest == nil:
-		return "", refuse(ErrUnknownPool, "create the network with --ipam-driver as well, under the same name as -d", "subnet %s: another IPAM driver gives its addresses, which would collide between hosts", subnet)
+		return "", refuse(ErrUnknownPool, "name weft twice: docker network create -d weft:latest --ipam-driver weft:latest -o mode=overlay …",
+			"subnet %s: another IPAM driver gives its addresses, which would collide between hosts", subnet)
 	case newest.book.share == nil:
 		return "", refuse(ErrConfig, "leave --ipam-opt domain=host out", "subnet %s: its addresses are this host's alone, and would collide between hosts", subnet)
 	case newest.id.domain == DomainCluster:
 		return "", nil
 	}
 	return newest.id.domain, nil
+}
+
+// Gives reports whether a network's subnet, or that of a network that is being created,
+// is a pool of this book.
+func (m *IPAM) Gives(network string, subnet netip.Prefix) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.newestPool(network, subnet) != nil
 }

@@ -42,8 +42,9 @@ type Pool struct {
 // left that is [ErrNoPool].
 //
 // An equal subnet is granted in the local space too if its pool belongs to a
-// Swarm network (see [IPAM.Bind]): after its restart an engine asks for those
-// again without having released them.
+// Swarm network (see [IPAM.Bind]), because after its restart an engine asks for
+// those again without having released them, or to networks for which
+// [Config].OnLine says so; they share its addresses, none of which two have.
 func (m *IPAM) RequestPool(ctx context.Context, req PoolRequest) (Pool, error) {
 	req, err := m.withSubnet(ctx, req)
 	if err != nil {
@@ -85,7 +86,7 @@ func (m *IPAM) RequestPool(ctx context.Context, req PoolRequest) (Pool, error) {
 	m.mu.Lock()
 	switch {
 	case dynamic:
-		id.subnet, err = m.dynamicSubnet(req, bits, taken)
+		id.subnet, err = m.dynamicSubnet(m.blocks, req, bits, taken)
 	case shared != m.shareOf(id.bookKey):
 		// The store was set or unset since the subnet came into use here.
 		err = refuse(ErrStore, "try again, or look at `weft store status`", "%s is in use here with another WEFT_STORE", id.subnet)
@@ -156,6 +157,7 @@ func (m *IPAM) endBook(key bookKey) {
 		b.touched.remove(f.addr)
 	}
 	b.freed = nil
+	m.pokeProbes() // what machines have is given away too
 	m.notify(b.share)
 }
 
@@ -203,13 +205,13 @@ func (m *IPAM) parseRequest(req PoolRequest) (id poolID, bits int, err error) {
 	return id, 0, nil
 }
 
-// dynamicSubnet chooses a pool that overlaps no pool and no route.
-func (m *IPAM) dynamicSubnet(req PoolRequest, bits int, taken []netip.Prefix) (netip.Prefix, error) {
+// dynamicSubnet chooses a pool out of blocks that overlaps no pool and no route.
+func (m *IPAM) dynamicSubnet(blocks []Block, req PoolRequest, bits int, taken []netip.Prefix) (netip.Prefix, error) {
 	for key := range m.books {
 		taken = append(taken, key.subnet)
 	}
 	ipv6 := req.IPv6 || req.Subnet.Addr().Is6()
-	if p, ok := choose(m.blocks, ipv6, bits, taken); ok {
+	if p, ok := choose(blocks, ipv6, bits, taken); ok {
 		return p, nil
 	}
 	family, size := "IPv4", ""
@@ -220,17 +222,17 @@ func (m *IPAM) dynamicSubnet(req PoolRequest, bits int, taken []netip.Prefix) (n
 		size = fmt.Sprintf(" of /%d", bits)
 	}
 	return netip.Prefix{}, refuse(ErrNoPool, "remove networks that nobody uses, give a --subnet, or set WEFT_POOLS to more addresses",
-		"%v has no free %s subnet%s: %d pools and the host's routes are in the way", m.blocksOf(ipv6), family, size, len(m.books))
+		"%v has no free %s subnet%s: %d pools and the host's routes are in the way", ofFamily(blocks, ipv6), family, size, len(m.books))
 }
 
-func (m *IPAM) blocksOf(ipv6 bool) []Block {
-	return slices.DeleteFunc(slices.Clone(m.blocks), func(b Block) bool { return b.Base.Addr().Is6() != ipv6 })
+func ofFamily(blocks []Block, ipv6 bool) []Block {
+	return slices.DeleteFunc(slices.Clone(blocks), func(b Block) bool { return b.Base.Addr().Is6() != ipv6 })
 }
 
 // overlap refuses a subnet that collides with another one of its space and
-// domain. Networks of kinds that may share a subnet on different parents
-// (macvlan, ipvlan) are refused here as well: RequestPool knows no mode, so
-// sharing needs an owner to ask at this place and a decision at CreateNetwork.
+// domain. An equal subnet of networks that are all on lines of their own passes:
+// RequestPool knows no mode, so whether the new network may have it too is
+// decided when that is created.
 func (m *IPAM) overlap(key bookKey) error {
 	for other, b := range m.books {
 		if b.share != nil && other != key && other.space == key.space && other.domain == key.domain && other.subnet.Overlaps(key.subnet) && !m.wanted(b.share) {
@@ -242,12 +244,15 @@ func (m *IPAM) overlap(key bookKey) error {
 		if p.id.space != key.space || p.id.domain != key.domain || !p.id.subnet.Overlaps(key.subnet) {
 			continue
 		}
-		if p.id.bookKey == key && (key.space == spaceGlobal || m.ofSwarm(key)) {
+		if p.id.bookKey == key && (key.space == spaceGlobal || m.ofSwarm(key) || m.onLine(p)) {
 			continue
 		}
-		return refuse(ErrOverlap,
-			"choose another --subnet, remove the network that has it, or keep separate books with --ipam-opt domain=NAME; "+
-				"a pool that a crash left behind is found unused and freed some minutes later",
+		hint := "choose another --subnet, remove the network that has it, or keep separate books with --ipam-opt domain=NAME; " +
+			"a pool that a crash left behind is found unused and freed some minutes later"
+		if p.id.bookKey == key && p.rec.Network == "" {
+			hint = "try again in a moment: a network is being created with it here, perhaps one that another host has; or " + hint
+		}
+		return refuse(ErrOverlap, hint,
 			"%s overlaps %s (domain %s, pool %s, since %s)", key.subnet, p.id.subnet, key.domain, p.id, p.rec.Since.Format("2006-01-02 15:04:05Z"))
 	}
 	return nil
@@ -257,6 +262,9 @@ func (m *IPAM) overlap(key bookKey) error {
 func (m *IPAM) ofSwarm(key bookKey) bool {
 	return slices.ContainsFunc(m.tokensOf(key), (*pool).ofSwarm)
 }
+
+// onLine reports whether a pool is that of a network on a line of its own.
+func (m *IPAM) onLine(p *pool) bool { return p.rec.Network != "" && m.cfg.OnLine(p.rec.Network) }
 
 // isLocalNetwork tells the engine's own network ids (64 hexadecimal digits) from
 // Swarm's (25 characters).
@@ -303,7 +311,9 @@ func (m *IPAM) Bind(ctx context.Context, network string, subnet netip.Prefix) er
 	if sh := newest.book.share; sh != nil && (!m.cfg.Leader || isLocalNetwork(network)) {
 		m.prefetch(sh, newest.id.dynamic()) // the first container shall not wait
 	}
+	newest.asked = m.now()
 	m.mu.Unlock()
+	defer m.pokeProbes() // nor for a probe
 	if len(change) == 0 {
 		return nil
 	}

@@ -25,18 +25,19 @@ const (
 	commitTime = 5 * time.Second
 )
 
-// Run shares the pools with the other hosts until ctx ends. Without a cluster it
-// only waits, after it has looked around if the IPAM is blind.
+// Run shares the pools with the other hosts until ctx ends, after it has looked around if
+// the IPAM is blind, and probes addresses ahead of need.
 func (m *IPAM) Run(ctx context.Context) error {
+	var work sync.WaitGroup
+	defer work.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	work.Go(func() { m.runProbes(ctx) })
 	m.adopt(ctx)
 	if m.cfg.Cluster == nil {
 		<-ctx.Done()
 		return nil
 	}
-	var work sync.WaitGroup
-	defer work.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	defer m.unwatch()
 	kick, trim, sweep := time.NewTicker(kickEvery), time.NewTicker(trimEvery), time.NewTicker(sweepEvery)
 	defer kick.Stop()
@@ -527,8 +528,12 @@ func (m *IPAM) decide(ask ownership.Ask) string {
 		if p, ok := m.cfg.Cluster.Known(sh.rec.Pool.Domain, sh.rec.Pool.Subnet); !ok || !slices.Contains(p.Members, ask.From) {
 			return "the host that asks is no member of the pool"
 		}
+		h := sh.book.held[ask.Address]
+		if h == nil {
+			sh.book.pardon(ask.Address) // a gateway may well be a machine's
+		}
 		why := sh.own.Answer(ask)
-		if h := sh.book.held[ask.Address]; why != "" && h != nil && h.name != "" {
+		if why != "" && h != nil && h.name != "" {
 			why += " by " + h.name
 		}
 		return why

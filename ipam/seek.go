@@ -47,6 +47,8 @@ func (n *need) Error() string { return "this host does not own it" }
 type seek struct {
 	m     *IPAM
 	until time.Time
+	// latest is when a request that waited for probes before has to be answered.
+	latest time.Time
 	// asked are the owners that were asked, with their answers: "" while there is
 	// none.
 	asked  map[ownership.Host]string
@@ -69,6 +71,9 @@ func (s *seek) next(ctx context.Context, p *pool, n *need) (step, error) {
 			wait = waitExplicit
 		}
 		s.until = time.Now().Add(wait)
+		if n.kind == KindEndpoint && s.latest.Before(s.until) {
+			s.until = s.latest
+		}
 	}
 	left := time.Until(s.until)
 	if err := s.m.reachable(sh); err != nil {

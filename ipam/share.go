@@ -95,6 +95,9 @@ func (m *IPAM) setOwn(sh *share, me ownership.Host, entries map[netip.Addr]owner
 	for a, h := range sh.book.held {
 		sh.book.use(a, h, true)
 	}
+	for a := range sh.book.foreigners {
+		sh.own.Use(a, true)
+	}
 }
 
 // me is this host's id; without a cluster nobody asks for it.

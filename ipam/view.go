@@ -27,6 +27,8 @@ type PoolView struct {
 	Addresses []AddressView
 	// Cooling are free addresses that were in use, oldest first: they come last.
 	Cooling []netip.Addr
+	// Foreigners are addresses that machines have which are not weft's, by address.
+	Foreigners []Foreigner
 	// Cluster is nil for a pool of this host alone.
 	Cluster *ClusterView
 }
@@ -75,7 +77,7 @@ func (m *IPAM) View() []PoolView {
 		size, used := p.book.count(p.id.dynamic())
 		v := PoolView{
 			ID: p.id.String(), Space: LocalSpace, Domain: p.id.domain, Network: p.rec.Network, Superseded: p.rec.Superseded,
-			Subnet: p.id.subnet, Range: p.id.rng, Since: p.rec.Since, Free: size - used,
+			Subnet: p.id.subnet, Range: p.id.rng, Since: p.rec.Since, Free: size - used - p.book.others(p.id.dynamic()),
 		}
 		if p.id.space == spaceGlobal {
 			v.Space = GlobalSpace
@@ -95,6 +97,9 @@ func (m *IPAM) View() []PoolView {
 		if sh := p.book.share; sh != nil {
 			v.Cluster = m.viewShare(sh, p.id.dynamic())
 			v.Free = uint64(v.Cluster.Own) + v.Cluster.Unowned
+		}
+		if l := m.lineOf(p); l != nil {
+			v.Foreigners = m.foreignersIn(l, p.book, p.id.subnet)
 		}
 		v.Used = uint64(len(v.Addresses))
 		slices.SortFunc(v.Addresses, func(x, y AddressView) int { return x.Address.Compare(y.Address) })

@@ -31,6 +31,9 @@ func (k *Kind) takePart(ctx context.Context, n driver.Network) error {
 	if t.up.Load() {
 		return nil
 	}
+	if err := k.OverlapSince(n); err != nil {
+		return err
+	}
 	own, err := k.cfg.Addresses.TakeHostAddresses(ctx, n.ID)
 	if err != nil {
 		return err

@@ -16,6 +16,8 @@ type place struct {
 	bridge, vxlan string
 	// links are the indexes of the bridge's ports, by name.
 	links map[string]int
+	// running are those of them that forward frames.
+	running map[string]bool
 	// local is this host's underlay address: hosts of the other family are out of reach.
 	local netip.Addr
 	// own are the addresses of this host's links.
@@ -86,7 +88,9 @@ func parseMAC(text string) (mac kernel.MAC, ok bool) {
 
 // shortcuts are the containers of a network between which frames need not pass the
 // bridge. Hosts' own addresses are not among them, and neither is a MAC address that is
-// in several places: there the bridge decides.
+// in several places: there the bridge decides. A container here has to wait until its
+// port forwards: the short way would bring it frames before, and what it then asks by ARP
+// or neighbour discovery, which is the bridge's business, would be lost for a second.
 func shortcuts(network string, at place, me ownership.Host, eps []directory.Endpoint) firewall.Shortcuts {
 	out := firewall.Shortcuts{Network: network, Tunnel: firewall.Device{Name: at.vxlan, Index: at.links[at.vxlan]}}
 	if out.Tunnel.Index == 0 {
@@ -112,8 +116,19 @@ func shortcuts(network string, at place, me ownership.Host, eps []directory.Endp
 				there[mac] = true
 				out.There = append(out.There, firewall.MAC(mac))
 			}
-		case here[mac] == 1 && at.links[link] != 0:
+		case here[mac] == 1 && at.running[link]:
 			out.Here = append(out.Here, firewall.Station{MAC: firewall.MAC(mac), Link: firewall.Device{Name: link, Index: at.links[link]}})
+		}
+	}
+	return out
+}
+
+// waiting are the links of containers here whose ports do not forward yet.
+func waiting(at place, me ownership.Host, eps []directory.Endpoint) []string {
+	var out []string
+	for _, e := range eps {
+		if link := bridged.HostLink(e.ID); e.Host == me && at.links[link] != 0 && !at.running[link] {
+			out = append(out, link)
 		}
 	}
 	return out

@@ -97,8 +97,10 @@ func own(e directory.Endpoint) directory.Endpoint {
 // TestShortcuts: only containers that are in one place each have short cuts.
 func TestShortcuts(t *testing.T) {
 	full := place{bridge: "wf-1", vxlan: "wx-1", local: netip.MustParseAddr("192.0.2.1"), links: map[string]int{"wx-1": 5, "wv-e": 7, "wv-f": 8}}
-	noTunnel := full
+	full.running = map[string]bool{"wx-1": true, "wv-e": true, "wv-f": true}
+	noTunnel, early := full, full
 	noTunnel.links = map[string]int{"wv-e": 7}
+	early.running = map[string]bool{"wx-1": true}
 	const m2, m3, m4 = "02:00:00:00:00:02", "02:00:00:00:00:03", "02:00:00:00:00:04"
 	here, there := peer("me", "192.0.2.1", "e", m2, 1), peer("b", "192.0.2.2", "x", m3, 2)
 	for name, c := range map[string]struct {
@@ -106,16 +108,17 @@ func TestShortcuts(t *testing.T) {
 		eps  []directory.Endpoint
 		want string
 	}{
-		"nobody":                   {full, nil, "[] []"},
-		"one here, one there":      {full, []directory.Endpoint{here, there}, "[" + m2 + " wv-e 7] [" + m3 + "]"},
-		"no tunnel":                {noTunnel, []directory.Endpoint{here, there}, "[] []"},
-		"a link that is gone":      {full, []directory.Endpoint{peer("me", "192.0.2.1", "g", m2, 1), there}, "[] [" + m3 + "]"},
-		"hosts":                    {full, []directory.Endpoint{own(here), own(there)}, "[] []"},
-		"a host's MAC":             {full, []directory.Endpoint{here, there, own(peer("c", "192.0.2.3", "y", m3, 3))}, "[" + m2 + " wv-e 7] []"},
-		"it comes here":            {full, []directory.Endpoint{peer("b", "192.0.2.2", "x", m2, 1), here}, "[" + m2 + " wv-e 7] []"},
-		"two here with one MAC":    {full, []directory.Endpoint{here, peer("me", "192.0.2.1", "f", m2, 2), there}, "[] [" + m3 + "]"},
-		"two there with one MAC":   {full, []directory.Endpoint{here, there, peer("c", "192.0.2.3", "y", m3, 4)}, "[" + m2 + " wv-e 7] [" + m3 + "]"},
-		"out of reach, and no MAC": {full, []directory.Endpoint{here, peer("b", "2001:db8::2", "x", m3, 1), peer("c", "", "y", m4, 1), peer("d", "192.0.2.4", "z", "x", 1)}, "[" + m2 + " wv-e 7] []"},
+		"nobody":                           {full, nil, "[] []"},
+		"one here, one there":              {full, []directory.Endpoint{here, there}, "[" + m2 + " wv-e 7] [" + m3 + "]"},
+		"no tunnel":                        {noTunnel, []directory.Endpoint{here, there}, "[] []"},
+		"a port that does not forward yet": {early, []directory.Endpoint{here, there}, "[] [" + m3 + "]"},
+		"a link that is gone":              {full, []directory.Endpoint{peer("me", "192.0.2.1", "g", m2, 1), there}, "[] [" + m3 + "]"},
+		"hosts":                            {full, []directory.Endpoint{own(here), own(there)}, "[] []"},
+		"a host's MAC":                     {full, []directory.Endpoint{here, there, own(peer("c", "192.0.2.3", "y", m3, 3))}, "[" + m2 + " wv-e 7] []"},
+		"it comes here":                    {full, []directory.Endpoint{peer("b", "192.0.2.2", "x", m2, 1), here}, "[" + m2 + " wv-e 7] []"},
+		"two here with one MAC":            {full, []directory.Endpoint{here, peer("me", "192.0.2.1", "f", m2, 2), there}, "[] [" + m3 + "]"},
+		"two there with one MAC":           {full, []directory.Endpoint{here, there, peer("c", "192.0.2.3", "y", m3, 4)}, "[" + m2 + " wv-e 7] [" + m3 + "]"},
+		"out of reach, and no MAC":         {full, []directory.Endpoint{here, peer("b", "2001:db8::2", "x", m3, 1), peer("c", "", "y", m4, 1), peer("d", "192.0.2.4", "z", "x", 1)}, "[" + m2 + " wv-e 7] []"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := shortcuts("n", c.at, "me", c.eps)

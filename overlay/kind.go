@@ -28,6 +28,7 @@ type Kernel interface {
 	Neighbors(link string) ([]kernel.Neighbor, error)
 	ApplyForwarding(c kernel.ForwardingChanges) error
 	Announce(list []kernel.Neighbor) error
+	RouteTo(to netip.Addr) (kernel.Path, error)
 }
 
 // Firewall is what overlay networks tell the firewall.
@@ -61,7 +62,7 @@ type Addresses interface {
 	TakeHostAddresses(ctx context.Context, network string) ([]netip.Prefix, error)
 	// Shared returns the domain of the addresses of a new network's subnet, "" for that of
 	// all that name none; an error if the hosts do not share them.
-	Shared(subnet netip.Prefix) (domain string, err error)
+	Shared(network string, subnet netip.Prefix) (domain string, err error)
 }
 
 // Config is what [New] takes. All but Directory, Port, DirectSafe and Logger are
@@ -78,6 +79,9 @@ type Config struct {
 	// address if that is not known.
 	Me       func() ownership.Host
 	Underlay func() netip.Addr
+	// Peers are the underlay addresses of the other hosts, as far as they are known; nil
+	// means that none is.
+	Peers func() []netip.Addr
 	// Moved, if not nil, is called after Underlay changed.
 	Moved func()
 	// Port is the UDP port of the tunnels, the same on all hosts; 0 means DefaultPort.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/weft-net/weft/driver"
+	"github.com/weft-net/weft/driver/accord"
 	"github.com/weft-net/weft/driver/bridged"
 	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/directory"
@@ -36,7 +37,7 @@ func (k *Kind) PlanNetwork(ctx context.Context, n driver.Network, others []drive
 	var domain string // of both families: the engine gives both requests the same options
 	for _, s := range n.Subnets() {
 		var err error
-		if domain, err = k.cfg.Addresses.Shared(s.Pool); err != nil {
+		if domain, err = k.cfg.Addresses.Shared(n.ID, s.Pool); err != nil {
 			return n, fmt.Errorf("%w: %w", driver.ErrOption, err)
 		}
 	}
@@ -82,11 +83,27 @@ func (k *Kind) mtu(n driver.Network) (int, error) {
 	if wanted == 0 {
 		wanted = most
 	}
-	return wanted, bridged.CheckMTU(n, wanted)
+	return wanted, driver.CheckMTU(n, wanted)
 }
 
-// underlayMTU is the MTU of the device that has the underlay address.
+// underlayMTU is what the device with the underlay address takes, or less, if a route to
+// another host does.
 func (k *Kind) underlayMTU(at netip.Addr) (int, error) {
+	most, err := k.deviceMTU(at)
+	if err != nil || k.cfg.Peers == nil {
+		return most, err
+	}
+	for _, peer := range k.cfg.Peers() {
+		path, err := k.cfg.Kernel.RouteTo(peer)
+		if err == nil && path.MTU > 0 && peer.Is4() == at.Is4() {
+			most = min(most, path.MTU)
+		}
+	}
+	return most, nil
+}
+
+// deviceMTU is the MTU of the device that has the underlay address.
+func (k *Kind) deviceMTU(at netip.Addr) (int, error) {
 	addrs, err := k.cfg.Kernel.Addresses()
 	if err != nil {
 		return 0, err
@@ -111,77 +128,41 @@ func (k *Kind) underlayMTU(at netip.Addr) (int, error) {
 // agree returns the cluster's record of the network: a new one, or with -o net=NAME the
 // one of that name.
 func (k *Kind) agree(ctx context.Context, n driver.Network, options map[string]string) (directory.Network, error) {
-	want := directory.Network{UUID: cluster.NewID(), Name: n.Options[optName], Mode: n.Mode, Subnets: pools(n), Options: options}
+	want := directory.Network{UUID: cluster.NewID(), Name: n.Options[accord.OptName], Mode: n.Mode, Subnets: accord.Pools(n), Options: options}
 	wanted, err := parseVNIs(n.Options[optVNI])
 	if err != nil {
 		return want, err
 	}
-	for {
-		have, ok, err := k.named(ctx, want.Name)
-		if err != nil {
-			return want, explain(err)
-		}
-		if ok {
-			return k.join(ctx, want, have, n)
-		}
-		record, err := k.cfg.Directory.Found(ctx, want, true, wanted)
-		if errors.Is(err, directory.ErrName) && ctx.Err() == nil {
-			continue // another host was faster
-		}
-		return record, explain(err)
-	}
+	return accord.Reach(ctx, k.cfg.Directory, accord.Terms{Network: want, VNI: true, VNIs: wanted, Fit: func(have directory.Network) (directory.Network, error) {
+		return fit(want, have, n)
+	}})
 }
 
-// named finds the network of a name: what is known already needs no store, and what was
-// made a moment ago is not known yet.
-func (k *Kind) named(ctx context.Context, name string) (have directory.Network, ok bool, err error) {
-	if name == "" {
-		return have, false, nil
+// fit takes the MTU that the others chose; this host's underlay must bear it.
+func fit(want, have directory.Network, n driver.Network) (directory.Network, error) {
+	if n.Options[bridged.OptMTU] != "" {
+		return want, nil
 	}
-	if have, ok = k.cfg.Directory.Named(name); ok {
-		return have, true, nil
+	theirs, _ := strconv.Atoi(have.Options[bridged.OptMTU])
+	mine, _ := strconv.Atoi(want.Options[bridged.OptMTU])
+	if theirs > mine {
+		return want, driver.WithHint(fmt.Errorf("%w: network %s has an MTU of %d in the cluster, and this host's network leaves %d", driver.ErrConflict, have.Name, theirs, mine),
+			"create it anew with -o %s=%d", bridged.OptMTU, mine)
 	}
-	return k.cfg.Directory.Lookup(ctx, name)
-}
-
-// join becomes a host of a network that another one made.
-func (k *Kind) join(ctx context.Context, want, have directory.Network, n driver.Network) (directory.Network, error) {
-	if n.Options[bridged.OptMTU] == "" {
-		// The others chose; this host's underlay must bear it.
-		theirs, _ := strconv.Atoi(have.Options[bridged.OptMTU])
-		mine, _ := strconv.Atoi(want.Options[bridged.OptMTU])
-		if theirs > mine {
-			return have, driver.WithHint(fmt.Errorf("%w: network %s has an MTU of %d in the cluster, and this host's network leaves %d", driver.ErrConflict, have.Name, theirs, mine),
-				"create it anew with -o %s=%d", bridged.OptMTU, mine)
-		}
-		want.Options[bridged.OptMTU] = have.Options[bridged.OptMTU]
-	}
-	if !have.Agrees(want) {
-		return have, driver.WithHint(fmt.Errorf("%w: the cluster has a network %s of mode %s with subnets %v and options %v, this one is of mode %s with %v and %v", driver.ErrConflict,
-			have.Name, have.Mode, have.Subnets, have.Options, want.Mode, want.Subnets, want.Options), "use the same settings, or another name")
-	}
-	record, err := k.cfg.Directory.Join(ctx, have.UUID)
-	return record, explain(err)
-}
-
-// explain adds what to do.
-func explain(err error) error {
-	if errors.Is(err, directory.ErrNoStore) {
-		return driver.WithHint(fmt.Errorf("a new overlay network has to be known to all hosts: %w", err), "look at `weft store status`")
-	}
-	return err
+	want.Options[bridged.OptMTU] = have.Options[bridged.OptMTU]
+	return want, nil
 }
 
 // shared is what a host keeps of the cluster's record.
 func shared(r directory.Network) *driver.Shared {
 	mtu, _ := strconv.Atoi(r.Options[bridged.OptMTU]) // 0 leaves the kernel's
-	return &driver.Shared{UUID: r.UUID, VNI: r.VNI, MTU: mtu, Domain: Domain(r)}
+	return &driver.Shared{UUID: r.UUID, VNI: r.VNI, MTU: mtu, Domain: accord.Domain(r)}
 }
 
 // record is what the cluster should know of a network, as this host keeps it.
 func record(n driver.Network) directory.Network {
-	return directory.Network{UUID: n.Shared.UUID, Name: n.Options[optName], Mode: n.Mode, VNI: n.Shared.VNI,
-		Subnets: pools(n), Options: common(n, n.Shared.MTU, n.Shared.Domain)}
+	return directory.Network{UUID: n.Shared.UUID, Name: n.Options[accord.OptName], Mode: n.Mode, VNI: n.Shared.VNI,
+		Subnets: accord.Pools(n), Options: common(n, n.Shared.MTU, n.Shared.Domain)}
 }
 
 // EnsureNetwork makes the firewall know the network, and bridge and tunnel if this host
@@ -239,15 +220,21 @@ func bridgeMAC(n driver.Network, own []netip.Prefix) net.HardwareAddr {
 }
 
 // ensureTunnel makes bridge and VXLAN device and lets them be programmed.
-func (k *Kind) ensureTunnel(n driver.Network, t *tunnel, own []netip.Prefix) error {
+func (k *Kind) ensureTunnel(n driver.Network, t *tunnel, own []netip.Prefix) (retErr error) {
 	b := kernel.Bridge{
 		Name: n.Device, Alias: "weft network " + n.ID, MTU: n.Shared.MTU, Addrs: own, IPv6: len(n.IPv6) > 0,
 		MAC: bridgeMAC(n, own), NoSnooping: true,
 		RouteLocalnet: settings(n).Publish == bridged.PublishNative && len(n.IPv4) > 0, Gateways: bridged.Gateways(n),
 	}
-	if _, err := k.cfg.Kernel.EnsureBridge(b); err != nil {
+	made, err := k.cfg.Kernel.EnsureBridge(b)
+	if err != nil {
 		return err
 	}
+	defer func() {
+		if retErr != nil && made { // nothing half made: the host would answer for the gateway
+			retErr = errors.Join(retErr, k.cfg.Kernel.DeleteLink(n.Device))
+		}
+	}()
 	if !n.Internal {
 		if err := k.EnableForwarding(len(n.IPv4) > 0, len(n.IPv6) > 0); err != nil {
 			return err

@@ -3,14 +3,12 @@ package overlay
 import (
 	"errors"
 	"fmt"
-	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/weft-net/weft/driver"
+	"github.com/weft-net/weft/driver/accord"
 	"github.com/weft-net/weft/driver/bridged"
-	"github.com/weft-net/weft/internal/directory"
 	"github.com/weft-net/weft/internal/kernel"
 )
 
@@ -18,7 +16,6 @@ import (
 const (
 	optVNI       = "com.docker.network.driver.overlay.vxlanid_list"
 	optEncrypted = "encrypted"
-	optName      = "net"
 )
 
 // Options lists what an overlay network takes.
@@ -26,7 +23,7 @@ func (k *Kind) Options() []driver.Option {
 	return append([]driver.Option{
 		{Name: optVNI, Check: vniList, Help: "VXLAN identifiers to choose from, comma-separated"},
 		{Name: optEncrypted, Check: notEncrypted, Help: "not supported"},
-		{Name: optName, Check: networkName, Help: "name of the network in the cluster, for hosts where weft cannot ask the engine"},
+		accord.Option(),
 	}, bridged.Options()...)
 }
 
@@ -55,18 +52,6 @@ func parseVNIs(v string) ([]uint32, error) {
 	return out, nil
 }
 
-// networkName checks a name as the engine does.
-func networkName(v string) error {
-	good := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_.-", r)
-	}
-	const most = 128
-	if v == "" || len(v) > most || strings.ContainsFunc(v, func(r rune) bool { return !good(r) }) || strings.ContainsRune("_.-", rune(v[0])) {
-		return errors.New("use letters, digits, '_', '.' and '-', beginning with a letter or a digit")
-	}
-	return nil
-}
-
 // settings are those of a network whose options have passed their checks.
 func settings(n driver.Network) bridged.Settings {
 	s := bridged.Parse(n.Options)
@@ -76,35 +61,15 @@ func settings(n driver.Network) bridged.Settings {
 	return s
 }
 
-// commonDomain is the domain of a network's addresses among what all hosts have in common:
-// with two domains, two hosts would give one address.
-const commonDomain = "domain"
-
-// Domain is that of the addresses of a network of the cluster, "" for that of all that
-// name none.
-func Domain(r directory.Network) string { return r.Options[commonDomain] }
-
 // common are the options that all hosts of a network must have in common. How a host
 // attaches endpoints and publishes ports is its own affair.
 func common(n driver.Network, mtu int, domain string) map[string]string {
-	out := map[string]string{bridged.OptMTU: strconv.Itoa(mtu)}
-	if n.Internal {
-		out["internal"] = "true"
-	}
-	if domain != "" {
-		out[commonDomain] = domain
-	}
-	return out
-}
-
-// pools are the subnets of both families, sorted.
-func pools(n driver.Network) []netip.Prefix {
-	var out []netip.Prefix
+	kind := map[string]string{bridged.OptMTU: strconv.Itoa(mtu)}
 	for _, s := range n.Subnets() {
-		out = append(out, s.Pool)
+		// Engines before 28 ask for the gateway of an internal network, which none has.
+		if s.Gateway.IsValid() && !n.Internal {
+			kind["gateway of "+s.Pool.String()] = s.Gateway.String()
+		}
 	}
-	slices.SortFunc(out, func(a, b netip.Prefix) int {
-		return strings.Compare(a.String(), b.String())
-	})
-	return out
+	return accord.Common(n, domain, kind)
 }

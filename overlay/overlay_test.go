@@ -65,7 +65,7 @@ func (b *book) TakeHostAddresses(_ context.Context, network string) ([]netip.Pre
 	return own, nil
 }
 
-func (b *book) Shared(netip.Prefix) (string, error) { return b.domain, b.alone }
+func (b *book) Shared(string, netip.Prefix) (string, error) { return b.domain, b.alone }
 
 // noPorts reserves nothing.
 type noPorts struct{}
@@ -123,7 +123,7 @@ func (h *host) start() {
 	h.cluster, h.directory, h.journal = h.weft.Cluster, h.weft.Directory, h.weft.Journal
 	h.kind = overlay.New(overlay.Config{
 		Kernel: h.kernel, Firewall: h.fw, Ports: noPorts{}, Later: kernel.NewLater(h.kernel, 0, nil), Directory: h.directory, Addresses: h.book,
-		Me: h.cluster.Me, Underlay: h.at, Moved: h.cluster.Wake,
+		Me: h.cluster.Me, Underlay: h.at, Peers: h.cluster.Addresses, Moved: h.cluster.Wake,
 	})
 	var err error
 	h.Driver, err = driver.New(driver.Config{Journal: h.journal, Kernel: h.kernel, Firewall: h.fw, Kinds: map[string]driver.Kind{"overlay": h.kind}, DefaultMode: "overlay"})
@@ -176,6 +176,10 @@ func network(letter string, options ...string) driver.Network {
 	for i := 0; i < len(options); i += 2 {
 		n.Options[options[i]] = options[i+1]
 	}
+	if g := n.Options["gateway"]; g != "" {
+		delete(n.Options, "gateway")
+		n.IPv4[0].Gateway = netip.MustParseAddr(g)
+	}
 	return n
 }
 
@@ -188,11 +192,25 @@ func (h *host) container(letter, net, addr string) driver.Endpoint {
 	return ep
 }
 
+// join does all that an engine does.
 func (h *host) join(ep driver.Endpoint) {
+	h.Helper()
+	h.joinDown(ep)
+	h.comesUp(ep)
+}
+
+// joinDown stops where the engine has yet to move the link.
+func (h *host) joinDown(ep driver.Endpoint) {
 	h.Helper()
 	h.kernel.AddSandbox("/sandbox")
 	_, err := h.Join(h.Context(), ep.Network, ep.ID, "/sandbox", nil)
 	h.must(err)
+}
+
+// comesUp is the container's end of the link coming up.
+func (h *host) comesUp(ep driver.Endpoint) {
+	h.kernel.Carry(ep2link(ep), true)
+	h.kind.LinksChanged()
 }
 
 // programs reports whether the kernel has an entry with these words.
@@ -346,6 +364,30 @@ func TestShortcuts(t *testing.T) {
 
 func ep2link(ep driver.Endpoint) string { return driver.PrefixHost + ep.ID[:12] }
 
+// TestShortcutsWait: a container gets no frame past its port of the bridge before that
+// forwards. It would ask for who sent it, and the bridge would drop that: the kernel asks
+// again a second later.
+func TestShortcutsWait(t *testing.T) {
+	_, a, b := two(t)
+	other := b.container("d", "b", "10.60.0.6/24")
+	a.container("e", "a", "10.60.0.7/24")
+	a.until("short cuts of the first", a.cuts("there "+other.MAC))
+	ep, err := a.CreateEndpoint(t.Context(), driver.Endpoint{ID: id("c"), Network: id("a"), IPv4: netip.MustParsePrefix("10.60.0.5/24")})
+	a.must(err)
+	a.joinDown(ep)
+	b.until("the other host's side is ready", b.cuts("there "+ep.MAC))
+	third := b.container("f", "b", "10.60.0.8/24")
+	a.until("the next look at the network", a.cuts("there "+third.MAC))
+	if !a.programs("fdb "+ep.MAC)() || a.cuts("here "+ep.MAC)() {
+		t.Errorf("a link that is not running:\n%s\n%s", a.kernel.Dump(), a.fw.Dump())
+	}
+	a.comesUp(ep)
+	a.until("it runs", a.cuts("here "+ep.MAC))
+	a.kernel.Carry(ep2link(ep), false)
+	b.container("1", "b", "10.60.0.9/24")
+	a.until("it does not", not(a.cuts("here "+ep.MAC)))
+}
+
 // TestShortcutsFail: what the firewall does not take is tried again.
 func TestShortcutsFail(t *testing.T) {
 	_, a, b := two(t)
@@ -481,7 +523,8 @@ func TestRefusals(t *testing.T) {
 		"VNI too large":   {network("c", "com.docker.network.driver.overlay.vxlanid_list", "16777216"), nil, driver.ErrOption, "1 to 16777215"},
 		"MTU too large":   {network("c", "com.docker.network.driver.mtu", "1451"), nil, driver.ErrOption, "leaves 1450 bytes"},
 		"same subnet":     {network("c", "net", "other"), nil, driver.ErrConflict, "overlapping"},
-		"a name":          {network("c", "net", "-x"), nil, driver.ErrOption, "beginning with a letter"},
+		"a name":          {network("c", "net", "a\tb"), nil, driver.ErrOption, "control characters"},
+		"another gateway": {network("c", "net", "demo", "gateway", "10.60.0.254"), nil, driver.ErrConflict, "gateway of 10.60.0.0/24:10.60.0.254"},
 		"another IPAM":    {network("c"), func() { a.book.alone = errors.New("another IPAM driver") }, driver.ErrOption, "another IPAM driver"},
 		"store is down":   {network("c", "net", "third"), func() { a.store.(*store.Fake).SetDown(true) }, directory.ErrNoStore, "known to all hosts"},
 		"other options":   {network("c", "com.docker.network.driver.mtu", "1400"), nil, driver.ErrConflict, "options map["},
@@ -519,6 +562,32 @@ func (late) Named(string) (directory.Network, bool) { return directory.Network{}
 
 // TestNameOfAMomentAgo: a name that another host just took is its network's, and nobody
 // is told that it is taken.
+// TestFirstContainer: what is in the way of a network shows when the first container comes,
+// and then nothing is half made.
+func TestFirstContainer(t *testing.T) {
+	_, a, _ := two(t)
+	ep, err := a.CreateEndpoint(t.Context(), driver.Endpoint{ID: id("1"), Network: id("a"), IPv4: netip.MustParsePrefix("10.60.0.9/24")})
+	a.must(err)
+	refused := func(err error, words string) {
+		t.Helper()
+		a.kernel.AddSandbox("/sandbox")
+		_, got := a.Join(t.Context(), ep.Network, ep.ID, "/sandbox", nil)
+		if !errors.Is(got, err) || !strings.Contains(got.Error(), words) {
+			t.Errorf("%v", got)
+		}
+		if dump := a.kernel.Dump(); strings.Contains(dump, "wf-") {
+			t.Errorf("left over:\n%s", dump)
+		}
+	}
+	a.kernel.AddDevice(kernel.Link{Name: "br-other", Up: true, MTU: 1500}, netip.MustParsePrefix("10.60.0.1/16"))
+	refused(driver.ErrConflict, "10.60.0.0/24 overlaps the host's route to 10.60.0.0/16 by br-other")
+	a.must(a.kernel.DeleteLink("br-other"))
+	a.kernel.HoldUDPPort(overlay.DefaultPort, true)
+	refused(kernel.ErrPortInUse, "is taken")
+	a.kernel.HoldUDPPort(overlay.DefaultPort, false)
+	a.join(ep)
+}
+
 func TestNameOfAMomentAgo(t *testing.T) {
 	_, a, b := two(t)
 	kind := overlay.New(overlay.Config{Kernel: b.kernel, Firewall: b.fw, Ports: noPorts{}, Directory: late{b.directory}, Addresses: b.book, Me: b.cluster.Me, Underlay: b.at})

@@ -31,6 +31,8 @@ type tunnel struct {
 	// short are the short cuts that were set last, nil if they are those of an earlier
 	// process.
 	short *firewall.Shortcuts
+	// waiting are the links of containers here that were not running yet; only Run knows.
+	waiting []string
 	// stale says that what an earlier process left may name the wrong places.
 	stale atomic.Bool
 }
@@ -80,6 +82,10 @@ func (k *Kind) Changed(uuid string) {
 		k.dirty[uuid] = true
 	}
 	k.mu.Unlock()
+	k.rouse()
+}
+
+func (k *Kind) rouse() {
 	select {
 	case k.wake <- struct{}{}:
 	default:
@@ -93,6 +99,7 @@ func (k *Kind) Run(ctx context.Context) error {
 	for {
 		k.followUnderlay(ctx)
 		k.followAddresses()
+		k.followLinks()
 		for _, uuid := range k.takeDirty() {
 			if err := k.program(ctx, uuid); err != nil {
 				k.log.Error("program a network's entries; it is tried again", "network", uuid, "err", err)
@@ -135,6 +142,32 @@ func (k *Kind) followUnderlay(ctx context.Context) {
 			k.log.Error("move a tunnel; reconcile tries again", "network", t.net.ID, "err", err)
 		}
 	}
+}
+
+// LinksChanged says that a device of this host may have come up.
+func (k *Kind) LinksChanged() { k.rouse() }
+
+// followLinks notices containers that have been waited for.
+func (k *Kind) followLinks() {
+	k.mu.Lock()
+	tunnels := maps.Clone(k.tunnels)
+	k.mu.Unlock()
+	for uuid, t := range tunnels {
+		if !k.arose(t) {
+			continue
+		}
+		k.mu.Lock()
+		k.dirty[uuid] = true
+		k.mu.Unlock()
+	}
+}
+
+// arose reports whether a link that was waited for is running.
+func (k *Kind) arose(t *tunnel) bool {
+	return slices.ContainsFunc(t.waiting, func(name string) bool {
+		l, err := k.cfg.Kernel.LinkByName(name)
+		return err == nil && l.Running
+	})
 }
 
 func (k *Kind) takeDirty() []string {
@@ -184,6 +217,7 @@ func (k *Kind) program(ctx context.Context, uuid string) error {
 	}
 	eps := k.cfg.Directory.Endpoints(uuid)
 	want, short := forwarding(at, k.cfg.Me(), eps), shortcuts(t.net.ID, at, k.cfg.Me(), eps)
+	t.waiting = waiting(at, k.cfg.Me(), eps)
 	// A short cut goes before the entries that it rests on, and comes after them.
 	if t.short != nil {
 		if err := k.shorten(ctx, t, t.short.Common(short)); err != nil {
@@ -219,7 +253,7 @@ func (k *Kind) shorten(ctx context.Context, t *tunnel, want firewall.Shortcuts) 
 // place asks the kernel for the ports of a network's bridge that are not on their way
 // out.
 func (k *Kind) place(t *tunnel) (place, error) {
-	at := place{bridge: t.net.Device, vxlan: t.net.Tunnel, local: k.cfg.Underlay(), links: map[string]int{}}
+	at := place{bridge: t.net.Device, vxlan: t.net.Tunnel, local: k.cfg.Underlay(), links: map[string]int{}, running: map[string]bool{}}
 	var err error
 	if at.own, err = k.ownAddresses(); err != nil {
 		return at, err
@@ -236,7 +270,7 @@ func (k *Kind) place(t *tunnel) (place, error) {
 	}
 	for _, l := range all {
 		if bridge != 0 && l.Master == bridge && l.Group != kernel.DoomedGroup {
-			at.links[l.Name] = l.Index
+			at.links[l.Name], at.running[l.Name] = l.Index, l.Running
 		}
 	}
 	return at, nil

@@ -1,5 +1,5 @@
 #!/bin/bash
-# test/run.sh all|fast: what `make test` and `make test-fast` run.
+# test/run.sh all|fast|vm: what `make test`, `make test-fast` and `make test-vm` run.
 # It installs what the tests need, prints one line for each step, and the full
 # output of a step that fails. Logs stay in build/test/.
 set -uo pipefail
@@ -10,6 +10,10 @@ mkdir -p $logs
 rm -f $logs/*.log
 [ "$(id -u)" = 0 ] || { echo "make test: run it as root: the tests make network namespaces" >&2; exit 1; }
 
+# As `make build` compiles, whatever the folder: what is compiled once serves all steps but
+# those with the race detector.
+export GOFLAGS=-trimpath CGO_ENABLED=0
+
 failed=()
 started=$SECONDS
 step() { # step NAME COMMAND…
@@ -19,6 +23,8 @@ step() { # step NAME COMMAND…
 		printf 'ok    %-12s %4ds\n' "$name" $((SECONDS - at))
 	else
 		printf 'FAIL  %-12s %4ds  (%s)\n' "$name" $((SECONDS - at)) "$logs/$name.log"
+		grep -E '^ *--- FAIL' "$logs/$name.log"
+		grep -E '^ +[a-z0-9_]+_test\.go:[0-9]+: ' "$logs/$name.log" | cut -c1-500 | tail -60 # what was said, without the logs
 		grep -E -A25 -e '--- FAIL|^panic|DATA RACE|^[a-z][^ ]*\.go:[0-9]+|^FAIL|rror' "$logs/$name.log" | head -150
 		failed+=("$name")
 	fi
@@ -26,7 +32,7 @@ step() { # step NAME COMMAND…
 
 tools() {
 	local missing=()
-	for pair in nft:nftables iptables-legacy:iptables ip:iproute2 debootstrap:debootstrap make:make gcc:gcc firewalld:firewalld dbus-daemon:dbus; do
+	for pair in nft:nftables iptables-legacy:iptables ip:iproute2 debootstrap:debootstrap make:make gcc:gcc musl-gcc:musl-tools firewalld:firewalld dbus-daemon:dbus qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs; do
 		command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
 	done
 	[ -e /usr/include/stdlib.h ] || missing+=(libc6-dev) # the race detector needs cgo
@@ -46,63 +52,95 @@ lint() {
 		build/golangci-lint run ./...
 }
 
-packages() { go list ./... | grep -v -e /test/e2e -e /test/bench -e /test/lab; }
+packages() { # the slowest first
+	go list ./internal/firewall ./ipam ./internal/store ./internal/names ./... |
+		grep -v -e /test/e2e -e /test/bench -e /test/lab
+}
 
 unit() { # unit [FLAGS]: everything that needs no engine
 	# shellcheck disable=SC2046 # a list of words
-	go test -count=1 -timeout 8m "$@" $(packages)
+	go test -count=1 -timeout 8m -vet=off "$@" $(packages) # the linter vets
 }
 
+raced() { CGO_ENABLED=1 unit -race "$@"; } # the race detector needs cgo
+
 fuzz() { # two targets at a time, one worker each
-	go test -run='^$' ./plugin ./driver ./internal/ownership || return # compiled once
-	printf '%s\n' "FuzzDecodeNetwork ./plugin 10s" "FuzzDecodeIPAM ./plugin 10s" "FuzzHandler ./plugin 10s" "FuzzOptions ./driver 10s" \
-		"FuzzDecode ./internal/ownership 5s" "FuzzDecodeAsk ./internal/ownership 5s" |
+	local p
+	for p in ./plugin ./driver ./internal/ownership ./internal/names ./internal/kernel; do
+		go test -c -fuzz=. -o /dev/null $p || return # -fuzz compiles in a way of its own: once
+	done
+	printf '%s\n' "FuzzDecodeNetwork ./plugin 4s" "FuzzDecodeIPAM ./plugin 4s" "FuzzHandler ./plugin 4s" "FuzzOptions ./driver 4s" \
+		"FuzzDecode ./internal/ownership 4s" "FuzzDecodeAsk ./internal/ownership 4s" \
+		"FuzzAnswer ./internal/names 4s" "FuzzClaims ./internal/kernel 4s" |
 		xargs -P2 -L1 sh -c 'go test -run="^\$" -fuzz="^$0\$" -fuzztime="$2" -parallel=1 "$1"'
 }
 
-roots() { go run ./test/lab/weftlab roots; }
 
-made() { wait "$making" || { cat "$logs/roots-make.log"; return 1; }; }
+declare -A begun
+begin() { # begin NAME COMMAND…: beside what follows, until `step NAME ended NAME`
+	local name=$1
+	shift
+	[ "$1" = beside ] || set -m # a group of its own, to be ended as one
+	"$@" >"$logs/$name.out" 2>&1 &
+	set +m
+	begun[$name]=$!
+}
+trap 'for p in "${begun[@]}"; do kill -- "-$p" 2>/dev/null; done' EXIT
 
-built() { wait "$building" || { cat "$logs/arm64-make.log"; return 1; }; }
+# The emulated machine is one thread: alone after the others it would leave a processor idle.
+beside() { # beside COMMAND…: with a small part of the processors, whatever others want
+	exec setsid sh -c 'echo 4 >/proc/self/autogroup; exec "$@"' beside "$@"
+}
+
+ended() {
+	local result
+	wait "${begun[$1]}"
+	result=$?
+	unset "begun[$1]"
+	cat "$logs/$1.out"
+	return $result
+}
+
+lab() {
+	go run ./test/vm/weftvm fetch && go run ./test/lab/weftlab roots && go test -count=1 -timeout 6m ./test/lab/...
+}
+
+arm64() { env GOARCH=arm64 CGO_ENABLED=0 go build -o build/weft-arm64 ./cmd/weft; }
+
+vm=(go run ./test/vm/weftvm run)
 
 # The story of lost addresses waits for minutes and does little else, so it goes on
 # beside the others.
 leaks() { go test -count=1 -timeout 20m -run '^TestClusterLeaks$' ./test/e2e; }
 
-leaked() { # the log of the step is that of the story
-	local result
-	wait "$leaking"
-	result=$?
-	cat "$logs/leaks.out"
-	return $result
-}
+e2e() { go test -count=1 -timeout 20m -parallel 5 -skip '^TestClusterLeaks$' ./test/e2e; }
 
-e2e() { go test -count=1 -timeout 20m -parallel 7 -skip '^TestClusterLeaks$' ./test/e2e; }
+# What takes seconds each: clusters of many hosts, firewalld, waits of real clocks.
+slow='^Test(Model.*|Cluster.*|.*Firewalld.*|Combinations|SourceAddressAndTrust|Watch|ShortWay|.*Redirect.*|.*AmongMachines|FailedRound|BusyHost|Hung|.*Conflicts|Outage.*|Conformance|Flood|Idle|Latency)$'
 
 step tools tools
 if [ "$mode" = fast ]; then
 	step lint lint
-	step unit unit
-else
-	# Debian roots are made while the compiler works; fuzzing needs no kernel.
-	roots >"$logs/roots-make.log" 2>&1 &
-	making=$!
+	step unit unit -p 4 -skip "$slow"
+elif [ "$mode" = vm ]; then
 	step plugin make -s plugin
+	step vm "${vm[@]}"
+	grep -E '^(ok|FAIL)' "$logs/vm.log"
+else
+	begin lab lab # Debian roots are made while the compiler works, and hosts wait a lot
+	begin model go test -count=1 -timeout 20m ./ipam -run '^TestModel'
+	step plugin make -s plugin
+	begin vm beside "${vm[@]}"
 	step lint lint
-	step unit unit -race -skip '^TestModel' # the model is one goroutine
-	step model go test -count=1 -timeout 8m ./ipam -run '^TestModel'
+	step unit raced -p 3 -skip '^TestModel' # they wait a lot
+	step lab ended lab
+	step model ended model
+	begin leaks leaks
 	step fuzz fuzz
-	step roots made
-	leaks >"$logs/leaks.out" 2>&1 &
-	leaking=$!
-	# Test hosts leave the processors to the compiler now and then.
-	env GOARCH=arm64 CGO_ENABLED=0 go build -o build/weft-arm64 ./cmd/weft >"$logs/arm64-make.log" 2>&1 &
-	building=$!
-	step lab go test -count=1 -timeout 6m ./test/lab/...
-	step arm64 built
+	step arm64 arm64
 	step e2e e2e
-	step leaks leaked
+	step vm ended vm
+	step leaks ended leaks
 fi
 
 echo

@@ -11,10 +11,24 @@ import (
 )
 
 // bound is the driver's wire that also tells the address book which network a
-// pool went to: the engine asks for pools before it names a network.
+// pool went to, because the engine asks for pools before it names a network, and whoever
+// wants to know that an endpoint came to a sandbox or left it.
 type bound struct {
 	driver.Wire
-	ipam *ipam.IPAM
+	ipam  *ipam.IPAM
+	moved func()
+}
+
+// Join is followed by moved.
+func (b bound) Join(ctx context.Context, req plugin.JoinRequest) (plugin.JoinResponse, error) {
+	defer b.moved()
+	return b.Wire.Join(ctx, req)
+}
+
+// Leave is followed by moved.
+func (b bound) Leave(ctx context.Context, req plugin.EndpointRequest) error {
+	defer b.moved()
+	return b.Wire.Leave(ctx, req)
 }
 
 // CreateNetwork makes the network and binds its pools. Networks whose addresses

@@ -58,7 +58,7 @@ func (h *house) clashes() ([]cluster.Clash, error) {
 	}
 	local := make(map[netip.Addr]string)
 	for _, a := range addrs {
-		if !theirs[a.Prefix.Addr()] {
+		if local[a.Prefix.Addr()] = ""; !theirs[a.Prefix.Addr()] {
 			continue // links are asked for only when it matters
 		}
 		links, err := h.kernel.Links()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"github.com/weft-net/weft/internal/netsync"
 	"github.com/weft-net/weft/internal/ownership"
 	"github.com/weft-net/weft/internal/store"
+	"github.com/weft-net/weft/overlay"
 )
 
 // errAlone is the answer to what only a cluster has.
@@ -23,7 +25,7 @@ var errAlone = errors.New("this host is on its own: it has no WEFT_STORE")
 
 // openCluster makes this host a member, if there is a store.
 func (h *house) openCluster(cfg config.Config, log func(string) *slog.Logger) error {
-	h.advertise = cfg.Advertise
+	h.advertise, h.vxlanPort = cfg.Advertise, cfg.VXLANPort
 	if cfg.Store.Endpoints == "" {
 		return nil
 	}
@@ -82,7 +84,7 @@ func (h *house) settleIdentity(ctx context.Context) error {
 
 // describe is what other hosts want to know about this one.
 func (h *house) describe() cluster.Host {
-	return cluster.Host{Routes: h.onLink(), Address: h.underlay()}
+	return cluster.Host{Routes: h.onLink(), Address: h.underlay(), Port: cmp.Or(h.vxlanPort, overlay.DefaultPort)}
 }
 
 // underlay is the address by which other hosts reach this one: WEFT_ADVERTISE, or that

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/weft-net/weft/internal/admin"
 	"github.com/weft-net/weft/internal/cluster"
@@ -19,25 +18,18 @@ func serveAdmin(t *testing.T, src admin.Source) string {
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- admin.Serve(ctx, dir, src, slog.New(slog.DiscardHandler)) }()
+	l, err := admin.Listen(ctx, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { done <- admin.Serve(ctx, l, src, slog.New(slog.DiscardHandler)) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
-	socket := filepath.Join(dir, admin.SocketName)
-	end := time.After(5 * time.Second)
-	for {
-		if _, err := admin.Dial(t.Context(), socket); err == nil {
-			return socket
-		}
-		select {
-		case <-end:
-			t.Fatal("the socket does not answer")
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
+	return filepath.Join(dir, admin.SocketName)
 }
 
 // TestHosts: both names of the command print the same hosts.
@@ -47,7 +39,7 @@ func TestHosts(t *testing.T) {
 		{ID: "2", Name: "h2"},
 		{ID: "3", Name: "h3", Address: netip.MustParseAddr("127.0.0.1"), Connected: true},
 	}
-	clashes := cluster.Clashes(list, map[netip.Addr]string{netip.MustParseAddr("127.0.0.1"): "lo"})
+	clashes := cluster.Clashes(list, map[netip.Addr]string{netip.MustParseAddr("127.0.0.1"): "lo", netip.MustParseAddr("192.0.2.1"): ""})
 	socket := serveAdmin(t, admin.Source{
 		Hosts: func(context.Context) ([]admin.Host, error) { return withClashes(list, clashes), nil },
 		Status: func(context.Context) (admin.Status, error) {

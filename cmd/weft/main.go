@@ -45,6 +45,7 @@ func command() *cobra.Command {
 		hostListCommand("hosts"),
 		hostCommand(),
 		networkCommand(),
+		namesCommand(),
 		storeCommand(),
 		resetCommand(),
 		versionCommand(),

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -36,7 +37,11 @@ func networkListCommand() *cobra.Command {
 	return show("ls", "List the networks of the cluster", (*admin.Client).ClusterNetworks, func(w io.Writer, list []admin.ClusterNetwork) {
 		fmt.Fprintln(w, "NAME\tMODE\tVNI\tSUBNETS\tHOSTS\tSTATE HERE")
 		for _, n := range list {
-			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\n", cmp.Or(n.Name, "-"), n.Mode, n.VNI, words(n.Subnets), cmp.Or(strings.Join(n.Hosts, ", "), "-"), networkState(n))
+			vni := "-"
+			if n.VNI != 0 {
+				vni = strconv.FormatUint(uint64(n.VNI), 10)
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", cmp.Or(n.Name, "-"), n.Mode, vni, words(n.Subnets), cmp.Or(strings.Join(n.Hosts, ", "), "-"), networkState(n))
 		}
 	})
 }
@@ -59,8 +64,12 @@ func networkRemoveCommand() *cobra.Command {
 			return c.RemoveNetwork(ctx, admin.NetworkRemoval{Name: name})
 		},
 		func(w io.Writer, n admin.ClusterNetwork) {
-			fmt.Fprintf(w, "removed network %s: its name is free now, its subnets and VXLAN identifier when all hosts have taken it down (%s)\n",
-				cmp.Or(n.Name, n.UUID), strings.Join(n.Hosts, ", "))
+			later := "its subnets"
+			if n.VNI != 0 {
+				later += " and VXLAN identifier"
+			}
+			fmt.Fprintf(w, "removed network %s: its name is free now, %s when all hosts have taken it down (%s)\n",
+				cmp.Or(n.Name, n.UUID), later, strings.Join(n.Hosts, ", "))
 		})
 	cmd.Long = "rm removes a network from every host, and from those that are off as soon as they come back. It is refused while\n" +
 		"containers are on it, and says where. To remove a network from this host alone, use `docker network rm`."
@@ -114,15 +123,18 @@ func (h *house) wakeSync() {
 // directoryChanged passes news of the directory on.
 func (h *house) directoryChanged(uuid string) {
 	h.overlay.Changed(uuid)
+	h.namesync.Network(uuid)
 	if uuid == "" {
 		h.wakeSync()
 	}
 }
 
+const mountinfo = "/proc/self/mountinfo"
+
 // pluginName asks the engine what it calls this process: the name of the managed
 // plugin, or that of the socket of a service.
 func (h *house) pluginName(ctx context.Context) (string, error) {
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	mounts, err := os.ReadFile(mountinfo)
 	if err != nil {
 		return "", err
 	}
@@ -173,7 +185,7 @@ func (s syncHost) NoteListed(ctx context.Context, id, state string) error {
 func (s syncHost) Rebind(ctx context.Context, id string, to directory.Network) error {
 	for _, n := range s.h.driver.Networks() {
 		if n.ID == id && n.Shared != nil {
-			return s.h.driver.Rebind(ctx, id, driver.Shared{UUID: to.UUID, VNI: to.VNI, MTU: n.Shared.MTU})
+			return s.h.driver.Rebind(ctx, id, driver.Shared{UUID: to.UUID, VNI: to.VNI, MTU: n.Shared.MTU, Domain: n.Shared.Domain})
 		}
 	}
 	return driver.ErrNetworkUnknown

@@ -10,10 +10,11 @@ import (
 	"time"
 
 	"github.com/weft-net/weft/driver"
+	"github.com/weft-net/weft/driver/accord"
+	"github.com/weft-net/weft/driver/parented"
 	"github.com/weft-net/weft/internal/config"
 	"github.com/weft-net/weft/internal/journal"
 	"github.com/weft-net/weft/ipam"
-	"github.com/weft-net/weft/overlay"
 )
 
 // leaksEvery is a little more than the minute that two answers must be apart.
@@ -62,8 +63,9 @@ func (h *house) openIPAM(cfg config.Config, blind bool, log *slog.Logger) (*ipam
 	if err != nil {
 		return nil, err
 	}
+	line := asker{probe: h.kernel.Probe, endpoints: func(network string) []driver.Endpoint { return h.driver.Endpoints(network) }}
 	out := ipam.Config{Journal: h.journal, Seed: h.hostID, Pools: pools, Routes: h.onLink, Logger: log, Holders: h.ipamHolders, Cluster: h.cluster,
-		OnConflict: h.tellConflicts, Blind: blind, Leader: cfg.Scope == "global"}
+		OnConflict: h.tellConflicts, OnLine: h.onLine, Prober: line, Line: h.line, Follow: h.follow, Blind: blind, Leader: cfg.Scope == "global"}
 	if h.cluster != nil {
 		out.Network = h.poolsOf
 	}
@@ -73,7 +75,14 @@ func (h *house) openIPAM(cfg config.Config, blind bool, log *slog.Logger) (*ipam
 // poolsOf are those of the cluster's network of a name.
 func (h *house) poolsOf(ctx context.Context, name string) (ipam.NetworkPools, bool, error) {
 	n, ok, err := h.directory.Lookup(ctx, name)
-	return ipam.NetworkPools{Subnets: n.Subnets, Domain: overlay.Domain(n)}, ok, err
+	return ipam.NetworkPools{Subnets: n.Subnets, Domain: accord.Domain(n)}, ok, err
+}
+
+// onLine reports whether a network's containers are on a line of the host's: what subnet
+// another line has is no matter.
+func (h *house) onLine(network string) bool {
+	n, ok := h.driver.Network(network)
+	return ok && parented.OnParent(n)
 }
 
 // tellConflicts lets the driver keep off the network what has an address of another
@@ -95,7 +104,7 @@ func (h *house) onLink() []netip.Prefix {
 	}
 	var out []netip.Prefix
 	for _, r := range routes {
-		if r.Dst.Bits() > 1 && !r.Gateway.IsValid() {
+		if r.Dst.Bits() > 1 && !r.Gateway.IsValid() && !r.Ours {
 			out = append(out, r.Dst)
 		}
 	}

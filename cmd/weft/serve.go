@@ -18,6 +18,7 @@ import (
 
 	"github.com/weft-net/weft/bridge"
 	"github.com/weft-net/weft/driver"
+	"github.com/weft-net/weft/driver/parented"
 	"github.com/weft-net/weft/internal/admin"
 	"github.com/weft-net/weft/internal/build"
 	"github.com/weft-net/weft/internal/cluster"
@@ -29,9 +30,13 @@ import (
 	"github.com/weft-net/weft/internal/hostport"
 	"github.com/weft-net/weft/internal/journal"
 	"github.com/weft-net/weft/internal/kernel"
+	"github.com/weft-net/weft/internal/names"
+	"github.com/weft-net/weft/internal/namesync"
 	"github.com/weft-net/weft/internal/netsync"
 	"github.com/weft-net/weft/internal/store"
 	"github.com/weft-net/weft/ipam"
+	"github.com/weft-net/weft/ipvlan"
+	"github.com/weft-net/weft/macvlan"
 	"github.com/weft-net/weft/overlay"
 	"github.com/weft-net/weft/plugin"
 )
@@ -107,8 +112,12 @@ type house struct {
 	ipam     *ipam.IPAM
 
 	overlay *overlay.Kind
+	macvlan *macvlan.Kind
+	ipvlan  *ipvlan.Kind
+	parents *parented.Parents
 
 	advertise string // WEFT_ADVERTISE
+	vxlanPort uint16 // WEFT_VXLAN_PORT
 
 	// Only with WEFT_STORE.
 	store     *store.Store
@@ -116,6 +125,11 @@ type house struct {
 	identity  cluster.Identity
 	directory *directory.Directory
 	sync      *netsync.Agent
+	book      *names.Book
+	namesync  *namesync.Agent
+	resolver  *names.Service // only with WEFT_NAMES=on
+	fronts    *names.Fronts  // only with WEFT_NAMES=address
+	redirects firewall.Redirects
 	renewed   bool // the journal was another machine's
 }
 
@@ -152,27 +166,34 @@ func serve(ctx context.Context, f serveFlags) (retErr error) {
 		return errors.Join(err, listener.Close())
 	}
 	for _, n := range h.driver.Networks() {
-		h.overlay.Attend(n)
+		h.attend(n)
 	}
 	if err := h.settleIdentity(ctx); err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	handler := plugin.New(plugin.Config{Network: bound{driver.NewWire(h.driver), h.ipam}, IPAM: ipam.NewWire(h.ipam), Logger: log})
+	handler := plugin.New(plugin.Config{Network: bound{driver.NewWire(h.driver), h.ipam, h.endpointChanged}, IPAM: ipam.NewWire(h.ipam), Logger: log})
 	if err := daemon.ReleaseProgram(); err != nil {
 		log.Warn("memory", "err", err)
+	}
+	questions, err := admin.Listen(ctx, filepath.Dir(f.socket))
+	if err != nil {
+		return errors.Join(err, listener.Close())
 	}
 	if err := daemon.Notify("READY=1"); err != nil {
 		log.Warn("systemd", "err", err)
 	}
 	return daemon.Run(ctx, log,
 		daemon.Task{Name: "plugin", Run: func(ctx context.Context) error { return handler.Serve(ctx, listener) }},
-		daemon.Task{Name: "admin", Run: func(ctx context.Context) error { return admin.Serve(ctx, filepath.Dir(f.socket), h.source(), log) }},
+		daemon.Task{Name: "admin", Run: func(ctx context.Context) error { return admin.Serve(ctx, questions, h.source(), log) }},
 		daemon.Task{Name: "reconcile", Run: h.reconcile},
 		daemon.Task{Name: "leaks", Run: h.collectLeaks},
 		daemon.Task{Name: "engine", Run: h.engine.Run},
 		daemon.Task{Name: "ipam", Run: h.ipam.Run},
 		daemon.Task{Name: "cluster", Run: h.runCluster},
 		daemon.Task{Name: "overlay", Run: h.overlay.Run},
+		daemon.Task{Name: "macvlan", Run: h.macvlan.Run},
+		daemon.Task{Name: "ipvlan", Run: h.ipvlan.Run},
+		daemon.Task{Name: "names", Run: h.runResolver},
 		daemon.Task{Name: "later", Run: h.later.Run},
 	)
 }
@@ -203,7 +224,7 @@ func open(ctx context.Context, cfg config.Config, f serveFlags, log *slog.Logger
 	}
 	h.later = kernel.NewLater(h.kernel, 0, part("later"))
 	h.ports = hostport.New(hostport.Config{Holder: h.kernel.PortHolder, Logger: part("ports")})
-	h.engine = engine.New(engine.Config{Socket: f.engine, OnNetworks: h.wakeSync, Logger: part("engine")})
+	h.engine = engine.New(engine.Config{Socket: f.engine, OnNetworks: h.wakeSync, OnContainer: h.containerChanged, Logger: part("engine")})
 	blind, err := h.blind(isNew)
 	if err != nil {
 		return nil, err
@@ -211,12 +232,13 @@ func open(ctx context.Context, cfg config.Config, f serveFlags, log *slog.Logger
 	if err := h.openCluster(cfg, part); err != nil { //nolint:contextcheck // the store lives until close
 		return nil, err
 	}
+	h.openNames(cfg, part)
 	if h.ipam, err = h.openIPAM(cfg, blind, part("ipam")); err != nil {
 		return nil, err
 	}
 	h.driver, err = driver.New(driver.Config{
 		Journal: h.journal, Kernel: h.kernel, Firewall: h.firewall, Kinds: h.kinds(cfg, part),
-		Scope: cfg.Scope, Holders: h.holders, Blind: h.mayNotSweep(blind), Logger: part("driver"),
+		Scope: cfg.Scope, Holders: h.holders, Blind: h.mayNotSweep(blind), OnLook: h.tellLines, Logger: part("driver"),
 	})
 	if err != nil {
 		return nil, err
@@ -233,15 +255,34 @@ func (h *house) kinds(cfg config.Config, part func(string) *slog.Logger) map[str
 		Addresses: h.ipam, Underlay: h.underlay, Port: cfg.VXLANPort, Logger: part("overlay"),
 	}
 	if h.cluster != nil {
-		over.Directory, over.Me, over.Moved = h.directory, h.cluster.Me, h.cluster.Wake
+		over.Directory, over.Me, over.Moved, over.Peers = h.directory, h.cluster.Me, h.cluster.Wake, h.cluster.Addresses
 	}
 	h.overlay = overlay.New(over)
+	h.parents = parented.NewParents(h.kernel, h.log)
+	on := parented.Config{Kernel: h.kernel, Later: h.later, Parents: h.parents, Addresses: h.ipam, Seed: h.hostID, Shared: h.ipam.Shared, DirectSafe: h.engine.DirectSafe}
+	if h.cluster != nil {
+		on.Directory = h.directory
+	}
+	on.Logger = part("macvlan")
+	h.macvlan = macvlan.New(on)
+	on.Logger = part("ipvlan")
+	h.ipvlan = ipvlan.New(on)
 	return map[string]driver.Kind{
-		"overlay": h.overlay,
+		"overlay": h.overlay, "macvlan": h.macvlan, "ipvlan": h.ipvlan,
 		"bridge": bridge.New(bridge.Config{
 			Kernel: h.kernel, Firewall: h.firewall, Ports: h.ports, Later: h.later,
 			Seed: h.hostID, DirectSafe: h.engine.DirectSafe, Logger: part("bridge"),
 		}),
+	}
+}
+
+// attend takes up a network of an earlier process, before the first request is answered.
+func (h *house) attend(n driver.Network) {
+	h.parents.Attend(n)
+	h.macvlan.Attend(n)
+	h.ipvlan.Attend(n)
+	if n.Mode == "overlay" {
+		h.overlay.Attend(n)
 	}
 }
 
@@ -277,17 +318,33 @@ func (h *house) runCluster(ctx context.Context) error {
 	g.Go(func() error { return h.cluster.Run(ctx) })
 	g.Go(func() error { return h.directory.Run(ctx) })
 	g.Go(func() error { return h.sync.Run(ctx) })
+	g.Go(func() error { return h.namesync.Run(ctx) })
 	g.Go(func() error { return h.watchClashes(ctx) })
 	return g.Wait()
 }
 
 // reconcile runs the driver's loop with hints from the kernel and the firewall.
 func (h *house) reconcile(ctx context.Context) error {
-	var hints driver.Hints
-	var err error
-	if hints.Kernel, err = h.kernel.Watch(ctx); err != nil {
+	events, err := h.kernel.Watch(ctx)
+	if err != nil {
 		return err
 	}
-	hints.Firewall = h.firewall.Watch(ctx)
-	return h.driver.Run(ctx, hints)
+	return h.driver.Run(ctx, driver.Hints{Kernel: h.passOn(events), Firewall: h.firewall.Watch(ctx)})
+}
+
+// passOn lets the overlay have the kernel's events too, at once: the driver waits for
+// more of them first.
+func (h *house) passOn(events <-chan struct{}) <-chan struct{} {
+	out := make(chan struct{}, 1)
+	go func() {
+		defer close(out)
+		for range events {
+			h.overlay.LinksChanged()
+			select {
+			case out <- struct{}{}:
+			default: // one is enough
+			}
+		}
+	}()
+	return out
 }

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -44,6 +46,7 @@ func output[T any](w io.Writer, asJSON bool, v T, print func(io.Writer, T)) erro
 		enc.SetIndent("", "  ")
 		return enc.Encode(v)
 	}
+	makePrintable(reflect.ValueOf(&v))
 	tab := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
 	print(tab, v)
 	return tab.Flush()
@@ -72,11 +75,20 @@ func statusCommand() *cobra.Command {
 		if len(s.Conflicts) > 0 {
 			fmt.Fprintf(w, "CONFLICTS:\t%s: in use here, and given to another host: restart what has them; until then weft keeps its endpoints with them off the network\n", words(s.Conflicts))
 		}
+		for _, f := range s.Twice {
+			fmt.Fprintf(w, "TAKEN TWICE:\t%s\n", twiceText(f))
+		}
 		for _, c := range s.Clashes {
 			fmt.Fprintf(w, "CLASH:\t%s\n", c)
 		}
+		for _, text := range s.Troubles {
+			fmt.Fprintf(w, "TROUBLE:\t%s\n", text)
+		}
 		fmt.Fprintf(w, "Networks:\t%d\n", s.Networks)
 		fmt.Fprintf(w, "Endpoints:\t%d (%d in a container)\n", s.Endpoints, s.Joined)
+		if s.Foreigners > 0 {
+			fmt.Fprintf(w, "Foreign addresses:\t%s, see weft ipam\n", foreignersText(s))
+		}
 		fmt.Fprintf(w, "attach=direct:\t%s\n", direct)
 		fmt.Fprintf(w, "Firewall IPv4:\t%s\n", s.Firewall.IPv4)
 		fmt.Fprintf(w, "Firewall IPv6:\t%s\n", s.Firewall.IPv6)
@@ -89,6 +101,7 @@ func statusCommand() *cobra.Command {
 		if s.Firewall.Shortcuts != "" {
 			fmt.Fprintf(w, "Short cuts:\t%s\n", s.Firewall.Shortcuts)
 		}
+		printNames(w, s.Names)
 		fmt.Fprintf(w, "Reconcile:\t%d runs, %d repairs, %d leaks collected\n", s.Reconcile.Runs, s.Reconcile.Repairs, s.Reconcile.Collected)
 		if s.Reconcile.LastError != "" {
 			fmt.Fprintf(w, "Last error:\t%s\n", s.Reconcile.LastError)
@@ -113,16 +126,30 @@ func networksCommand() *cobra.Command {
 	return show("networks", "List weft's networks on this host", (*admin.Client).Networks, func(w io.Writer, list []admin.Network) {
 		fmt.Fprintln(w, "NETWORK ID\tMODE\tDEVICE\tSUBNETS\tGATEWAYS\tENDPOINTS\tNOTES")
 		for _, n := range list {
-			var notes []string
-			if n.Internal {
-				notes = append(notes, "internal")
-			}
-			if n.Adopted {
-				notes = append(notes, "adopted bridge")
-			}
-			fmt.Fprintf(w, "%.12s\t%s\t%s\t%s\t%s\t%d\t%s\n", n.ID, n.Mode, n.Device, words(n.Subnets), words(n.Gateways), n.Endpoints, strings.Join(notes, ", "))
+			fmt.Fprintf(w, "%.12s\t%s\t%s\t%s\t%s\t%d\t%s\n", n.ID, n.Mode, n.Device, words(n.Subnets), words(n.Gateways), n.Endpoints, strings.Join(networkNotes(n), ", "))
 		}
 	})
+}
+
+// networkNotes are what is special about a network.
+func networkNotes(n admin.Network) []string {
+	var notes []string
+	if n.Internal {
+		notes = append(notes, "internal")
+	}
+	switch {
+	case n.VLAN != 0:
+		notes = append(notes, fmt.Sprintf("VLAN %d of %s", n.VLAN, n.Parent))
+	case n.Adopted && n.Parent == "":
+		notes = append(notes, "adopted bridge")
+	}
+	if len(n.HostAccess) > 0 {
+		notes = append(notes, "the host is at "+words(n.HostAccess))
+	}
+	for _, text := range n.Troubles {
+		notes = append(notes, "TROUBLE: "+text)
+	}
+	return notes
 }
 
 func endpointsCommand() *cobra.Command {
@@ -165,10 +192,37 @@ func ipamCommand() *cobra.Command {
 			for _, a := range p.Addresses {
 				used = append(used, addressText(a))
 			}
+			for _, f := range p.Foreigners {
+				used = append(used, foreignText(f))
+			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%s\t%.12s\t%s\n", p.Subnet, limit, p.Domain, p.Used, p.Free, len(p.Cooling),
 				ownersText(p.Cluster), p.Network, strings.Join(used, ", "))
 		}
 	})
+}
+
+// foreignersText counts them.
+func foreignersText(s admin.Status) string {
+	if s.Own > 0 {
+		return fmt.Sprintf("%d (this host itself has %d)", s.Foreigners, s.Own)
+	}
+	return strconv.Itoa(s.Foreigners)
+}
+
+// foreignText is an address that a machine has which is no container of weft's.
+func foreignText(f admin.Foreigner) string {
+	if f.Own != "" {
+		return f.Address.String() + " (THIS HOST: " + f.Own + ")"
+	}
+	return f.Address.String() + " (FOREIGN: " + f.MAC + ")"
+}
+
+// twiceText says who else has the address of a container, and what to do.
+func twiceText(f admin.Foreigner) string {
+	if f.Own != "" {
+		return fmt.Sprintf("a container here has %s, and this host itself has it on %s: take it off %s, or give the container another address", f.Address, f.Own, f.Own)
+	}
+	return fmt.Sprintf("%s is in use here, and the machine %s on the line has it too: restart what has it here", f.Address, f.MAC)
 }
 
 // addressText is an address with what is special about it.

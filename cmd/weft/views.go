@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"slices"
 
 	"github.com/weft-net/weft/driver"
 	"github.com/weft-net/weft/internal/admin"
@@ -17,7 +18,7 @@ import (
 func (h *house) source() admin.Source {
 	return admin.Source{Status: h.status, Networks: h.networks, Endpoints: h.endpoints, Ports: h.publishedPorts, Pools: h.pools, Reset: h.reset,
 		Hosts: h.hosts, RemoveHost: h.removeHost, Store: h.storeStatus, Recover: h.recoverStore,
-		ClusterNetworks: h.clusterNetworks, RemoveNetwork: h.removeNetwork}
+		ClusterNetworks: h.clusterNetworks, Names: h.names, RemoveNetwork: h.removeNetwork}
 }
 
 func (h *house) status(ctx context.Context) (admin.Status, error) {
@@ -42,10 +43,16 @@ func (h *house) status(ctx context.Context) (admin.Status, error) {
 			st.Clashes = append(st.Clashes, c.String())
 		}
 	}
+	countForeigners(&st, h.ipam.View())
+	st.Names = h.namesStatus()
 	st.Direct, st.DirectWhy = h.engine.DirectSafe()
 	fw := h.firewall.Status(ctx)
 	st.Firewall = admin.FirewallStatus{Active: fw.Active, IPv4: fw.IPv4.Reason, IPv6: fw.IPv6.Reason, Zones: fw.Zones, Tunnels: fw.Tunnels, Shortcuts: fw.Shortcuts}
 	st.Networks = len(h.driver.Networks())
+	st.Troubles = h.troubles(ctx)
+	if h.cluster != nil {
+		st.Troubles = slices.Concat(st.Troubles, h.directory.Troubles(), h.namesync.Troubles())
+	}
 	for _, ep := range h.driver.Endpoints("") {
 		st.Endpoints++
 		if ep.Joined {
@@ -60,10 +67,12 @@ func (h *house) status(ctx context.Context) (admin.Status, error) {
 
 func (h *house) networks(context.Context) ([]admin.Network, error) {
 	out := []admin.Network{}
+	troubles := h.driver.Troubles()
 	for _, n := range h.driver.Networks() {
-		v := admin.Network{ID: n.ID, Mode: n.Mode, Device: n.Device, Adopted: n.Adopted, Internal: n.Internal,
+		v := admin.Network{ID: n.ID, Mode: n.Mode, Device: n.Device, Adopted: n.Adopted, Internal: n.Internal, Parent: n.Parent, VLAN: n.VLAN, Troubles: troubles[n.ID],
 			Options: n.Options, Created: n.Created, Endpoints: len(h.driver.Endpoints(n.ID)),
 			Subnets: []netip.Prefix{}, Gateways: []netip.Addr{}}
+		v.HostAccess = slices.Concat(h.macvlan.HostAt(n.ID), h.ipvlan.HostAt(n.ID))
 		for _, s := range n.Subnets() {
 			v.Subnets = append(v.Subnets, s.Pool)
 			if s.Gateway.IsValid() {
@@ -104,9 +113,31 @@ func (h *house) pools(context.Context) ([]admin.Pool, error) {
 			v.Addresses = append(v.Addresses, admin.Address{Address: a.Address, Kind: string(a.Kind), Name: a.Name, Since: a.Since,
 				Leaked: a.Leaked, Conflict: a.Conflict})
 		}
+		for _, f := range p.Foreigners {
+			v.Foreigners = append(v.Foreigners, foreigner(f))
+		}
 		out = append(out, v)
 	}
 	return out, nil
+}
+
+// countForeigners is what the status says of addresses that machines have.
+func countForeigners(st *admin.Status, pools []ipam.PoolView) {
+	for _, p := range pools {
+		for _, f := range p.Foreigners {
+			st.Foreigners++
+			if f.Own != "" {
+				st.Own++
+			}
+			if f.Held {
+				st.Twice = append(st.Twice, foreigner(f))
+			}
+		}
+	}
+}
+
+func foreigner(f ipam.Foreigner) admin.Foreigner {
+	return admin.Foreigner{Address: f.Address, MAC: f.MAC.String(), Own: f.Own, Since: f.Since, Held: f.Held}
 }
 
 // poolCluster turns ids of hosts into names.

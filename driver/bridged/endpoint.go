@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
 
 	"github.com/weft-net/weft/driver"
 	"github.com/weft-net/weft/internal/firewall"
@@ -21,32 +20,10 @@ func short(id string) string { return id[:min(12, len(id))] }
 // PlanEndpoint names the links and derives the MAC address that nobody chose.
 func (e *Endpoints) PlanEndpoint(n driver.Network, ep driver.Endpoint) (driver.Endpoint, error) {
 	ep.HostLink, ep.PeerLink = HostLink(ep.ID), driver.PrefixPeer+short(ep.ID)
-	if seed := e.cfg.Seed(n); ep.MAC == "" {
-		switch {
-		case ep.IPv4.IsValid():
-			ep.MAC = driver.MAC(seed, ep.IPv4.Addr()).String()
-		case ep.IPv6.IsValid():
-			ep.MAC = driver.MAC(seed, ep.IPv6.Addr()).String()
-		default:
-			ep.MAC = driver.MAC(seed+ep.ID, netip.Addr{}).String()
-		}
+	if ep.MAC == "" {
+		ep.MAC = driver.EndpointMAC(e.cfg.Seed(n), ep).String()
 	}
-	mac, err := net.ParseMAC(ep.MAC)
-	if err != nil {
-		return ep, fmt.Errorf("%w: MAC address %q: %w", driver.ErrOption, ep.MAC, err)
-	}
-	if len(mac) != 6 || mac[0]&1 != 0 {
-		return ep, fmt.Errorf("%w: MAC address %q: it is not the address of one Ethernet interface (the first byte must be even)", driver.ErrOption, ep.MAC)
-	}
-	if _, err := sysctls(ep); err != nil {
-		return ep, err
-	}
-	name, s := ep.DriverOpts[optIfname], e.cfg.Settings(n)
-	if name != "" && s.Attach != driver.AttachDirect {
-		return ep, driver.WithHint(fmt.Errorf("%w: %s=%q: the engine names the interfaces that it moves", driver.ErrOption, optIfname, name),
-			"create the network with -o attach=direct, or set -o %s", OptPrefix)
-	}
-	return ep, nil
+	return ep, driver.CheckInterface(ep, e.cfg.Settings(n).Attach == driver.AttachDirect)
 }
 
 // Join makes the endpoint's link and decides who publishes its ports.
@@ -63,24 +40,21 @@ func (e *Endpoints) Join(_ context.Context, n driver.Network, ep driver.Endpoint
 		return ep, answer, fmt.Errorf("endpoint %.12s: %w", ep.ID, err)
 	}
 	v := kernel.Veth{Host: ep.HostLink, Peer: ep.PeerLink, Bridge: n.Device, MTU: s.MTU, MAC: mac, Isolated: !s.ICC, Down: ep.Off}
-	ep.Attach, ep.AttachWhy = e.attach(s, ep, byEngine)
-	if name := ep.DriverOpts[optIfname]; name != "" && ep.Attach == driver.AttachDocker {
-		return ep, answer, driver.WithHint(fmt.Errorf("%w: %s=%q: attach=direct is not used here: %s", driver.ErrOption, optIfname, name, ep.AttachWhy),
-			"leave the name out")
+	place := driver.Placement{Wanted: s.Attach, Prefix: s.Prefix, Safe: e.cfg.DirectSafe, ByEngine: byEngine, Exists: e.cfg.Kernel.SandboxExists}
+	ep.Attach, ep.AttachWhy = place.Of(ep)
+	if err := driver.CheckIfname(ep); err != nil {
+		return ep, answer, err
 	}
 	if ep.Attach == driver.AttachDocker {
 		answer.SrcName, answer.DstPrefix = ep.PeerLink, s.Prefix
 		return ep, answer, e.cfg.Kernel.AddVeth(v)
 	}
-	settings, err := sysctls(ep)
+	settings, err := driver.DirectSysctls(ep)
 	if err != nil {
 		return ep, answer, err
 	}
-	if !ep.IPv6.IsValid() {
-		settings = append([]kernel.Sysctl{{Key: "net.ipv6.conf.IFNAME.disable_ipv6", Value: "1"}}, settings...)
-	}
-	v.Peer = ep.DriverOpts[optIfname]
-	err = e.attachDirect(kernel.Attachment{Veth: v, Sandbox: ep.Sandbox, Prefix: directPrefix, Addrs: ep.Addrs(), Sysctls: settings})
+	v.Peer = ep.DriverOpts[driver.OptIfname]
+	err = e.attachDirect(kernel.Attachment{Veth: v, Sandbox: ep.Sandbox, Prefix: driver.DirectPrefix, Addrs: ep.Addrs(), Sysctls: settings})
 	return ep, answer, err
 }
 
@@ -104,27 +78,6 @@ func (e *Endpoints) attachDirect(a kernel.Attachment) error {
 	}
 	_, err = e.cfg.Kernel.Attach(a)
 	return err
-}
-
-// attach decides who puts the link into the sandbox.
-func (e *Endpoints) attach(s Settings, ep driver.Endpoint, byEngine bool) (driver.Attach, string) {
-	if s.Attach != driver.AttachDirect {
-		return driver.AttachDocker, ""
-	}
-	name := ep.DriverOpts[optIfname]
-	switch ok, why := e.cfg.DirectSafe(); {
-	case !ok:
-		return driver.AttachDocker, why
-	case byEngine:
-		return driver.AttachDocker, "the engine publishes its ports (publish=docker)"
-	case s.Prefix != defaultPrefix:
-		return driver.AttachDocker, "the network names its interfaces (" + OptPrefix + ")"
-	case strings.HasPrefix(name, defaultPrefix):
-		return driver.AttachDocker, "the engine's next interface could be called " + name
-	case !e.cfg.Kernel.SandboxExists(ep.Sandbox):
-		return driver.AttachDocker, "the sandbox was not there yet (engine before 28)"
-	}
-	return driver.AttachDirect, ""
 }
 
 // gateways are the routes of an endpoint. One whose ports the engine publishes
@@ -151,25 +104,6 @@ func gateways(n driver.Network, s Settings, byEngine bool) driver.JoinAnswer {
 	}
 	a.NoGatewayService = !byEngine && !a.Gateway4.IsValid() && !a.Gateway6.IsValid()
 	return a
-}
-
-// sysctls types the endpoint's --driver-opt …endpoint.sysctls.
-func sysctls(ep driver.Endpoint) ([]kernel.Sysctl, error) {
-	text := ep.DriverOpts[optSysctls]
-	if text == "" {
-		return nil, nil
-	}
-	var out []kernel.Sysctl
-	for item := range strings.SplitSeq(text, ",") {
-		key, value, ok := strings.Cut(item, "=")
-		// `docker run --network name=…,driver-opt=…` puts all of it in small letters.
-		key = strings.Replace(key, ".ifname.", ".IFNAME.", 1)
-		if !ok || !strings.HasPrefix(key, "net.") || !strings.Contains(key, ".IFNAME.") || strings.Contains(key, "/") {
-			return nil, fmt.Errorf("%w: %s: %q: use net.ipv4.conf.IFNAME.name=value, comma-separated", driver.ErrOption, optSysctls, item)
-		}
-		out = append(out, kernel.Sysctl{Key: key, Value: value})
-	}
-	return out, nil
 }
 
 // Leave takes a direct link away. A link that the engine moved comes back to

@@ -44,6 +44,23 @@ func family(p netip.Prefix) string {
 // OverlapRoutes refuses a subnet that the host reaches by another way. The
 // default route and the routes of an adopted bridge do not count.
 func (e *Endpoints) OverlapRoutes(n driver.Network) error {
+	if err := e.overlap(n); err != nil {
+		return driver.WithHint(err, "choose another --subnet")
+	}
+	return nil
+}
+
+// OverlapSince is [Endpoints.OverlapRoutes] of a network whose bridge is made only now:
+// until then the host had no route to its subnet, so that others may have taken it.
+func (e *Endpoints) OverlapSince(n driver.Network) error {
+	if err := e.overlap(n); err != nil {
+		return driver.WithHint(fmt.Errorf("network %.12s was created before, and nothing was on it here: %w", n.ID, err),
+			"remove what has that route, or remove the network from all hosts and create it with another --subnet")
+	}
+	return nil
+}
+
+func (e *Endpoints) overlap(n driver.Network) error {
 	routes, err := e.cfg.Kernel.Routes()
 	if err != nil {
 		return err
@@ -57,14 +74,12 @@ func (e *Endpoints) OverlapRoutes(n driver.Network) error {
 		names[l.Index] = l.Name
 	}
 	for _, r := range routes {
-		// Halves of the default route are a default route (VPNs make them).
-		if r.Dst.Bits() <= 1 || names[r.Link] == n.Device || r.Dst.Addr().IsLinkLocalUnicast() || r.Dst.Addr().IsMulticast() {
+		if !r.Takes() || names[r.Link] == n.Device {
 			continue
 		}
 		for _, s := range n.Subnets() {
 			if s.Pool.Overlaps(r.Dst) {
-				return driver.WithHint(fmt.Errorf("%w: subnet %s overlaps the host's route to %s by %s", driver.ErrConflict, s.Pool, r.Dst, names[r.Link]),
-					"choose another --subnet")
+				return fmt.Errorf("%w: subnet %s overlaps the host's route to %s by %s", driver.ErrConflict, s.Pool, r.Dst, names[r.Link])
 			}
 		}
 	}

@@ -39,8 +39,18 @@ type Status struct {
 	DirectWhy string `json:"directWhy,omitempty"`
 	// Firewall says how packets pass the host's other rules.
 	Firewall FirewallStatus `json:"firewall"`
+	// Troubles say what is wrong with networks and only a person can mend.
+	Troubles []string `json:"troubles,omitempty"`
+	// Names is nil for a host on its own.
+	Names *NamesStatus `json:"names,omitempty"`
 	// Conflicts are addresses in use here that the cluster gives to another host.
 	Conflicts []netip.Addr `json:"conflicts,omitempty"`
+	// Foreigners counts the addresses of pools that machines have which are not weft's;
+	// Own counts those of them that this host itself has, and Twice are those that a
+	// container has here as well.
+	Foreigners int         `json:"foreigners,omitempty"`
+	Own        int         `json:"foreignersOwn,omitempty"`
+	Twice      []Foreigner `json:"twice,omitempty"`
 	// Clashes say which addresses of hosts are not one host's alone, and what to do.
 	Clashes  []string `json:"clashes,omitempty"`
 	Networks int      `json:"networks"`
@@ -71,11 +81,20 @@ type FirewallStatus struct {
 
 // Network is one line of `weft networks`.
 type Network struct {
-	ID        string            `json:"id"`
-	Mode      string            `json:"mode"`
-	Device    string            `json:"device"`
-	Adopted   bool              `json:"adopted,omitempty"`
-	Internal  bool              `json:"internal,omitempty"`
+	ID       string `json:"id"`
+	Mode     string `json:"mode"`
+	Device   string `json:"device"`
+	Adopted  bool   `json:"adopted,omitempty"`
+	Internal bool   `json:"internal,omitempty"`
+	// Parent is the device of the host's below Device, or Device itself, and VLAN the tag
+	// if Device is a sub-interface of it.
+	Parent string `json:"parent,omitempty"`
+	VLAN   int    `json:"vlan,omitempty"`
+	// HostAccess are the addresses by which this host and the containers reach each other,
+	// the best first, if the network has -o host_access=true.
+	HostAccess []netip.Addr `json:"hostAccess,omitempty"`
+	// Troubles say what is wrong with it and only a person can mend.
+	Troubles  []string          `json:"troubles,omitempty"`
 	Subnets   []netip.Prefix    `json:"subnets"`
 	Gateways  []netip.Addr      `json:"gateways"`
 	Options   map[string]string `json:"options,omitempty"`
@@ -130,6 +149,9 @@ type Pool struct {
 	// Cooling are free addresses that were in use lately, oldest first: they are used
 	// last.
 	Cooling []netip.Addr `json:"cooling,omitempty"`
+	// Foreigners are addresses that machines on the line have which are not weft's; they
+	// are not given out.
+	Foreigners []Foreigner `json:"foreigners,omitempty"`
 	// Cluster is nil for a pool of this host alone.
 	Cluster *PoolCluster `json:"cluster,omitempty"`
 }
@@ -169,6 +191,19 @@ type Address struct {
 	Conflict bool `json:"conflict,omitempty"`
 }
 
+// Foreigner is one address of a pool that a machine has which is not weft's.
+type Foreigner struct {
+	Address netip.Addr `json:"address"`
+	// MAC is the machine's.
+	MAC string `json:"mac"`
+	// Own is the device by which this host has it itself, "" if another machine has it.
+	Own string `json:"own,omitempty"`
+	// Since is when it was heard first.
+	Since time.Time `json:"since"`
+	// Held says that a container has the address here as well.
+	Held bool `json:"held,omitempty"`
+}
+
 // StoreStatus is the store as this host sees it.
 type StoreStatus struct {
 	Endpoints []string `json:"endpoints"`
@@ -205,6 +240,46 @@ type ClusterNetwork struct {
 	// empty if that is not known. Why is the reason, if there is one to tell.
 	State string `json:"state"`
 	Why   string `json:"why,omitempty"`
+}
+
+// NamesStatus is how the names of containers get on.
+type NamesStatus struct {
+	// On says that they are answered in containers.
+	On bool `json:"on"`
+	// AtAddress says that they are answered at this host's addresses instead, which are
+	// Addresses.
+	AtAddress bool             `json:"atAddress,omitempty"`
+	Addresses []netip.AddrPort `json:"addresses,omitempty"`
+	// Attended counts containers on the cluster's networks, Serving those in which weft
+	// answers, Timed those of them that need some seconds to do without it.
+	Attended int `json:"attended"`
+	Serving  int `json:"serving"`
+	Timed    int `json:"timed,omitempty"`
+	// Dropped counts questions that were one too many for their container; in DroppedMost
+	// there were most of them.
+	Dropped     uint64 `json:"dropped,omitempty"`
+	DroppedMost string `json:"droppedMost,omitempty"`
+	// Problems say why weft does not answer, by the container, or the path of the sandbox as
+	// long as that is not known, or the address; Problem why other hosts do not learn the names
+	// of this one's containers.
+	Problems map[string]string `json:"problems,omitempty"`
+	Problem  string            `json:"problem,omitempty"`
+	// Old says why names of other hosts may have changed since AsOf; empty if they are as the
+	// store says now. With the zero time none are known.
+	Old  string    `json:"old,omitempty"`
+	AsOf time.Time `json:"asOf,omitzero"`
+	// Stay say which names are of hosts that are away, and how they go.
+	Stay []string `json:"stay,omitempty"`
+}
+
+// Name is one line of `weft names`.
+type Name struct {
+	// Network is the network's name.
+	Network   string       `json:"network"`
+	Name      string       `json:"name"`
+	Addresses []netip.Addr `json:"addresses"`
+	// Hosts are the names of those that have a container of that name.
+	Hosts []string `json:"hosts"`
 }
 
 // NetworkRemoval asks for the removal of a network from all hosts.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/weft-net/weft/internal/admin"
 )
@@ -32,17 +31,16 @@ func TestAdmin(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- admin.Serve(ctx, dir, src, slog.New(slog.DiscardHandler)) }()
-	var c *admin.Client
-	deadline := time.After(5 * time.Second)
-	for c == nil {
-		select {
-		case <-deadline:
-			t.Fatal("the socket does not answer")
-		case <-time.After(5 * time.Millisecond):
-			c, _ = admin.Dial(t.Context(), path) // not yet there
-		}
+	l, err := admin.Listen(ctx, dir)
+	if err != nil {
+		t.Fatal(err)
 	}
+	// Who asks before there are answers waits, and is not told that nobody is there.
+	c, err := admin.Dial(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { done <- admin.Serve(ctx, l, src, slog.New(slog.DiscardHandler)) }()
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}

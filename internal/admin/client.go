@@ -168,3 +168,8 @@ func send[T any](ctx context.Context, c *Client, method, path string, body io.Re
 	}
 	return out, nil
 }
+
+// Names lists what the cluster's networks resolve to, by network and name.
+func (c *Client) Names(ctx context.Context) ([]Name, error) {
+	return call[[]Name](ctx, c, http.MethodGet, "/names")
+}

@@ -28,29 +28,36 @@ type Source struct {
 	RemoveHost func(ctx context.Context, req HostRemoval) (cluster.HostView, error)
 	Store      func(ctx context.Context) (StoreStatus, error)
 	Recover    func(ctx context.Context) (StoreStatus, error)
-	// ClusterNetworks and RemoveNetwork are about the cluster, too.
+	// ClusterNetworks, Names and RemoveNetwork are about the cluster, too.
 	ClusterNetworks func(ctx context.Context) ([]ClusterNetwork, error)
+	Names           func(ctx context.Context) ([]Name, error)
 	RemoveNetwork   func(ctx context.Context, req NetworkRemoval) (ClusterNetwork, error)
 	// Reset removes everything that weft made on this host.
 	Reset func(ctx context.Context) error
 }
 
-// Serve listens on dir/SocketName until ctx ends.
-func Serve(ctx context.Context, dir string, src Source, log *slog.Logger) error {
+// Listen makes dir/SocketName, for root alone. Who calls it before it says that it is
+// ready has callers wait for an answer instead of being told that weft does not run.
+func Listen(ctx context.Context, dir string) (net.Listener, error) {
 	path := filepath.Join(dir, SocketName)
 	// What is there was left by a process that was killed: the journal's lock
 	// keeps a second daemon from coming this far.
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("admin socket: %w", err)
+		return nil, fmt.Errorf("admin socket: %w", err)
 	}
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "unix", path)
 	if err != nil {
-		return fmt.Errorf("admin socket: %w", err)
+		return nil, fmt.Errorf("admin socket: %w", err)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
-		return errors.Join(fmt.Errorf("admin socket: %w", err), l.Close())
+		return nil, errors.Join(fmt.Errorf("admin socket: %w", err), l.Close())
 	}
+	return l, nil
+}
+
+// Serve answers on l until ctx ends, and closes it.
+func Serve(ctx context.Context, l net.Listener, src Source, log *slog.Logger) error {
 	mux := http.NewServeMux()
 	get(mux, "GET /status", src.Status, log)
 	get(mux, "GET /networks", src.Networks, log)
@@ -61,6 +68,7 @@ func Serve(ctx context.Context, dir string, src Source, log *slog.Logger) error 
 	post(mux, "POST /hosts/remove", src.RemoveHost, log)
 	get(mux, "GET /cluster/networks", src.ClusterNetworks, log)
 	post(mux, "POST /cluster/networks/remove", src.RemoveNetwork, log)
+	get(mux, "GET /names", src.Names, log)
 	get(mux, "GET /store", src.Store, log)
 	get(mux, "POST /store/recover", src.Recover, log)
 	get(mux, "POST /reset", func(ctx context.Context) (struct{}, error) { return struct{}{}, src.Reset(ctx) }, log)

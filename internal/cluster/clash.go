@@ -9,8 +9,9 @@ import (
 	"strings"
 )
 
-// A Clash is an underlay address that is not one host's alone: what is sent to it
-// arrives at one of those that have it, whichever was meant.
+// A Clash is an underlay address that is not one host's alone, so that what is sent to it
+// arrives at one of those that have it, whichever was meant; or one that no tunnel between
+// this host and another can lead to.
 type Clash struct {
 	Address netip.Addr
 	// Hosts advertise it, by name; at least one.
@@ -21,10 +22,15 @@ type Clash struct {
 	// names are what people call Hosts, here this host.
 	names []string
 	here  string
+	// text is all there is to say of what is not about one address of two.
+	text string
 }
 
 // String says who has the address and what to do about it.
 func (c Clash) String() string {
+	if c.text != "" {
+		return c.text
+	}
 	who := strings.Join(c.names, " and ")
 	if c.Device == "" {
 		return fmt.Sprintf("hosts %s advertise one address, %s: give each an address of its own (WEFT_ADVERTISE), or take away those that are gone (weft host rm)", who, c.Address)
@@ -38,8 +44,9 @@ func (c Clash) String() string {
 }
 
 // Clashes finds the addresses that hosts of the cluster have in common, and those that
-// other hosts advertise and this one has on a link; local names the device of each
-// address of this host. Removed hosts count for nothing, those that are off do: their
+// other hosts advertise and this one has on a link; and what else keeps tunnels from leading
+// anywhere. local has the addresses of this host, with the device of those that others
+// advertise. Removed hosts count for nothing, those that are off do: their
 // address may be that of their successor.
 func Clashes(hosts []HostView, local map[netip.Addr]string) []Clash {
 	by := make(map[netip.Addr][]HostView)
@@ -74,6 +81,34 @@ func Clashes(hosts []HostView, local map[netip.Addr]string) []Clash {
 			c.names = append(c.names, name)
 		}
 		out = append(out, c)
+	}
+	return append(out, misfits(hosts, local)...)
+}
+
+// misfits are settings of hosts with which no tunnel leads from this host to another one.
+func misfits(hosts []HostView, local map[netip.Addr]string) []Clash {
+	i := slices.IndexFunc(hosts, func(h HostView) bool { return h.Me && h.Address.IsValid() })
+	if i < 0 {
+		return nil
+	}
+	me := hosts[i]
+	var out []Clash
+	if _, has := local[me.Address.Unmap()]; !has && len(local) > 0 {
+		out = append(out, Clash{Address: me.Address, Hosts: []HostView{me}, text: fmt.Sprintf(
+			"this host advertises %s, which is no address of it: nothing arrives from other hosts: set WEFT_ADVERTISE to one that it has, or to the device", me.Address)})
+	}
+	for _, h := range hosts {
+		if h.Me || h.Removed || !h.Address.IsValid() {
+			continue
+		}
+		if h.Address.Unmap().Is4() != me.Address.Unmap().Is4() {
+			out = append(out, Clash{Address: h.Address, Hosts: []HostView{h}, text: fmt.Sprintf(
+				"host %s is reached at %s, and this host at %s: no tunnel leads from IPv4 to IPv6: let all hosts advertise addresses of one family (WEFT_ADVERTISE)", h.Name, h.Address, me.Address)})
+		}
+		if h.Port != 0 && me.Port != 0 && h.Port != me.Port {
+			out = append(out, Clash{Address: h.Address, Hosts: []HostView{h}, text: fmt.Sprintf(
+				"host %s has its tunnels at UDP port %d, and this host at %d: nothing arrives: set WEFT_VXLAN_PORT alike on all hosts", h.Name, h.Port, me.Port)})
+		}
 	}
 	return out
 }

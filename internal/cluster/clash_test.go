@@ -19,6 +19,8 @@ func TestClashes(t *testing.T) {
 	}
 	removed := host("x", "gone", "192.0.2.1")
 	removed.Removed = true
+	other, here := host("b", "h2", "192.0.2.2"), host("me", "h1", "192.0.2.1")
+	other.Port, here.Port = 9999, 8476
 	local := map[netip.Addr]string{netip.MustParseAddr("127.0.0.1"): "lo", netip.MustParseAddr("192.0.2.1"): "eth0"}
 	for name, c := range map[string]struct {
 		hosts []cluster.HostView
@@ -43,6 +45,18 @@ func TestClashes(t *testing.T) {
 		"an address of this host": {
 			hosts: []cluster.HostView{host("me", "h1", "192.0.2.1"), host("b", "h2", "127.0.0.1")},
 			want:  [][]string{{"127.0.0.1, which h2 advertises", "(h1, device lo)", "WEFT_ADVERTISE"}},
+		},
+		"another family": {
+			hosts: []cluster.HostView{host("me", "h1", "192.0.2.1"), host("b", "h2", "2001:db8::2")},
+			want:  [][]string{{"h2 is reached at 2001:db8::2", "192.0.2.1", "WEFT_ADVERTISE"}},
+		},
+		"another port": {
+			hosts: []cluster.HostView{here, other},
+			want:  [][]string{{"h2", "9999", "8476", "WEFT_VXLAN_PORT"}},
+		},
+		"an address that it has not": {
+			hosts: []cluster.HostView{host("me", "h1", "192.0.2.99"), host("b", "h2", "192.0.2.2")},
+			want:  [][]string{{"this host advertises 192.0.2.99", "WEFT_ADVERTISE"}},
 		},
 		"two at once": {
 			hosts: []cluster.HostView{host("b", "h2", "127.0.0.1"), host("c", "h3", "127.0.0.1"), host("d", "h4", "192.0.2.9"), host("e", "", "192.0.2.9")},

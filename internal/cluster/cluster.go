@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -94,7 +93,10 @@ type Cluster struct {
 	described []byte
 	// What the watches say, by key.
 	selves, alive, hosts, pools map[string]store.KV
-	decoded                     map[string]decodedPool // what poolAt read of pools
+	// What was read of them.
+	selvesRead memo[Self]
+	hostsRead  memo[Host]
+	poolsRead  memo[Pool]
 }
 
 // recovery is what this host knows of the recovery of an epoch.
@@ -118,7 +120,7 @@ func New(cfg Config) *Cluster {
 	}
 	c := &Cluster{cfg: cfg, wake: make(chan struct{}, 1), live: make(chan struct{}, 1), id: cfg.Identity, seen: cfg.Identity.Seen,
 		verdict: Verdict{Apart, "the store was not reached yet"},
-		asking:  map[string]bool{}, decoded: map[string]decodedPool{},
+		asking:  map[string]bool{}, selvesRead: memo[Self]{}, hostsRead: memo[Host]{}, poolsRead: memo[Pool]{},
 		selves: map[string]store.KV{}, alive: map[string]store.KV{}, hosts: map[string]store.KV{}, pools: map[string]store.KV{}}
 	return c
 }
@@ -143,6 +145,14 @@ func (c *Cluster) Verdict() Verdict {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.verdict
+}
+
+// Epoch counts the recoveries of the store that this host has been through. It only grows,
+// from 1 at the first contact; 0 before.
+func (c *Cluster) Epoch() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.id.Epoch
 }
 
 // Confirmed reports whether the store knows this run for the valid one of this host: so
@@ -715,26 +725,6 @@ func (c *Cluster) PoolRev(domain string, subnet netip.Prefix) int64 {
 	return c.pools[PoolKey(domain, subnet)].Rev
 }
 
-// decodedPool is a pool's record and what it says.
-type decodedPool struct {
-	value []byte
-	pool  Pool
-	err   error
-}
-
-// poolAt decodes the cached record of a pool, once for each state of it: pools are
-// asked about with every address. The caller holds mu and must not change the members.
-func (c *Cluster) poolAt(key string) (Pool, error) {
-	kv := c.pools[key]
-	d, ok := c.decoded[key]
-	switch {
-	case kv.Rev == 0:
-		delete(c.decoded, key)
-		return Pool{}, nil
-	case !ok || !bytes.Equal(d.value, kv.Value):
-		d = decodedPool{value: kv.Value}
-		d.pool, d.err = decode[Pool](kv)
-		c.decoded[key] = d
-	}
-	return d.pool, d.err
-}
+// poolAt reads the cached record of a pool. The caller holds mu and must not change the
+// members.
+func (c *Cluster) poolAt(key string) (Pool, error) { return c.poolsRead.read(key, c.pools[key]) }

@@ -28,6 +28,8 @@ type HostView struct {
 	ID      ownership.Host `json:"id"`
 	Name    string         `json:"name"`
 	Address netip.Addr     `json:"address,omitzero"`
+	// Port is the UDP port of its tunnels, 0 if that is not known.
+	Port uint16 `json:"port,omitempty"`
 	// Routes are the subnets that it reaches directly.
 	Routes []netip.Prefix `json:"routes,omitempty"`
 	// Connected says that its lease lives, or with Stale, as long as the store does not
@@ -43,6 +45,18 @@ type HostView struct {
 	Note string `json:"note,omitempty"`
 }
 
+// Addresses are those by which the other hosts are reached, as far as they are known;
+// removed hosts have none.
+func (c *Cluster) Addresses() []netip.Addr {
+	var out []netip.Addr
+	for _, h := range c.Hosts() {
+		if !h.Me && !h.Removed && h.Address.IsValid() {
+			out = append(out, h.Address)
+		}
+	}
+	return out
+}
+
 // Hosts returns all hosts that the store knew when it was last seen, by name.
 func (c *Cluster) Hosts() []HostView {
 	stale := !c.Up()
@@ -54,17 +68,17 @@ func (c *Cluster) Hosts() []HostView {
 		if id == "" {
 			continue
 		}
-		self, err := decode[Self](kv)
+		self, err := c.selvesRead.read(key, kv)
 		note := ""
 		if err != nil {
 			self, note = Self{}, "its record cannot be read here: "+err.Error()
 		}
-		h, err := decode[Host](c.hosts[prefixHosts+string(id)])
+		h, err := c.hostsRead.read(string(id), c.hosts[prefixHosts+string(id)])
 		if err != nil {
 			h = Host{}
 		}
 		_, alive := c.alive[prefixAlive+string(id)]
-		out = append(out, HostView{ID: id, Name: cmp.Or(h.Name, self.Name, c.id.Names[id]), Address: h.Address, Routes: h.Routes,
+		out = append(out, HostView{ID: id, Name: cmp.Or(h.Name, self.Name, c.id.Names[id]), Address: h.Address, Port: h.Port, Routes: slices.Clone(h.Routes),
 			Connected: alive, Stale: stale, Removed: self.Removed, Me: id == c.id.ID, Note: note})
 	}
 	out = append(out, c.forgotten()...)
@@ -112,7 +126,10 @@ func (c *Cluster) Name(id ownership.Host) string {
 // named is a host's own name for itself, or the one this host remembers. The caller
 // holds mu.
 func (c *Cluster) named(id string) string {
-	self, err := decode[Self](c.selves[prefixSelf+id])
+	if ownership.Host(id) == c.id.ID {
+		return c.cfg.Name
+	}
+	self, err := c.selvesRead.read(prefixSelf+id, c.selves[prefixSelf+id])
 	if err != nil {
 		self = Self{}
 	}

@@ -70,6 +70,8 @@ type Host struct {
 	Name    string `json:"name"`
 	// Address is the one by which other hosts reach it, if known.
 	Address netip.Addr `json:"address,omitzero"`
+	// Port is the UDP port of its tunnels; 0 in a record that does not say.
+	Port uint16 `json:"port,omitempty"`
 	// Routes are the subnets that it reaches directly; dynamic pools avoid them.
 	Routes []netip.Prefix `json:"routes,omitempty"`
 }

@@ -39,7 +39,21 @@ type Config struct {
 	// VXLANPort is the UDP port of overlay networks, the same on all hosts; 0 for the
 	// default.
 	VXLANPort uint16
+	// Names says whether weft answers names inside containers.
+	Names Names
 }
+
+// Names is where weft answers the names of containers on other hosts.
+type Names string
+
+// Values of WEFT_NAMES.
+const (
+	NamesOn  Names = "on"  // inside each container
+	NamesOff Names = "off" // nowhere
+	// NamesAddress is at this host's address in each network, for those who name it as a
+	// DNS server to the engine.
+	NamesAddress Names = "address"
+)
 
 // Store is the text of the settings WEFT_STORE and WEFT_STORE_*.
 type Store struct {
@@ -67,6 +81,7 @@ func Settings() []Setting {
 		{"WEFT_STORE_PASSWORD", "", "password for the store", func(c *Config, v string) error { c.Store.Password = v; return nil }},
 		{"WEFT_ADVERTISE", "", "address or network device by which other hosts reach this one; empty for that of the default route", setAdvertise},
 		{"WEFT_VXLAN_PORT", "8476", "UDP port of overlay networks, the same on all hosts", setVXLANPort},
+		{"WEFT_NAMES", "on", "where the names of containers on other hosts are answered: on (in each container), address (port 53 of this host's address in each network) or off", setNames},
 	}
 }
 
@@ -121,6 +136,14 @@ func setVXLANPort(c *Config, v string) error {
 		return errors.New("use 1024 to 49151")
 	}
 	c.VXLANPort = uint16(n)
+	return nil
+}
+
+func setNames(c *Config, v string) error {
+	c.Names = Names(v)
+	if c.Names != NamesOn && c.Names != NamesOff && c.Names != NamesAddress {
+		return errors.New("use on, off or address")
+	}
 	return nil
 }
 

@@ -2,7 +2,6 @@ package directory
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/weft-net/weft/internal/ownership"
 	"github.com/weft-net/weft/internal/store"
@@ -81,8 +80,8 @@ func freeName(txn store.Txn, named store.KV, n Network) store.Txn {
 }
 
 // difference is what makes the store say of one host's endpoints on a network what
-// they are, in parts of at most size changes.
-func difference(h ownership.Host, uuid string, want map[string]Endpoint, have map[string]store.KV, size int) []store.Txn {
+// they are, in parts that the store takes at once.
+func difference(h ownership.Host, uuid string, want map[string]Endpoint, have map[string]store.KV) []store.Txn {
 	var ops []store.Op
 	prefix := hostKeys(uuid, h)
 	for _, id := range sorted(want) {
@@ -96,9 +95,22 @@ func difference(h ownership.Host, uuid string, want map[string]Endpoint, have ma
 			ops = append(ops, store.Delete(key))
 		}
 	}
+	return parts(ops, batch, batchBytes)
+}
+
+// parts are transactions of at most so many changes each, and so many bytes unless it is one
+// change alone.
+func parts(ops []store.Op, most, mostBytes int) []store.Txn {
 	var out []store.Txn
-	for part := range slices.Chunk(ops, size) {
-		out = append(out, store.Txn{Then: part})
+	var bytes int
+	for _, op := range ops {
+		size := len(op.Key) + len(op.Value)
+		if last := len(out) - 1; last < 0 || len(out[last].Then) == most || bytes+size > mostBytes {
+			out, bytes = append(out, store.Txn{}), 0
+		}
+		last := &out[len(out)-1]
+		last.Then = append(last.Then, op)
+		bytes += size
 	}
 	return out
 }

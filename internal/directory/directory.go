@@ -28,6 +28,8 @@ type Cluster interface {
 	Hosts() []cluster.HostView
 	Up() bool
 	Ready() error
+	Verdict() cluster.Verdict
+	Epoch() int
 	Get(ctx context.Context, key string) (store.KV, error)
 	List(ctx context.Context, prefix string) ([]store.KV, error)
 	Change(ctx context.Context, txn store.Txn) (store.Result, error)
@@ -40,8 +42,9 @@ type Config struct {
 	// OnChange is called after anything changed: the set of networks for an empty
 	// UUID, else that network or its endpoints. It must be quick, and must not call back.
 	OnChange func(uuid string)
-	// Journal remembers where the other hosts of a network were; nil remembers nothing.
-	// The directory is the only user of its bucket directory-peers.
+	// Journal remembers where the other hosts of a network were, and the names of their
+	// endpoints; nil remembers nothing. The directory is the only user of its buckets
+	// directory-peers, directory-endpoints and directory-asof.
 	Journal Journal
 	Logger  *slog.Logger
 	// Now is the clock; nil means time.Now.
@@ -58,12 +61,24 @@ type Directory struct {
 	names  map[string]store.KV
 	nets   map[string]netRecord // by UUID
 	synced bool                 // the networks were seen
+	// ended has the revisions of the ends of networks: what this host learns of its own
+	// changes may come later than the watch's news.
+	ended map[string]int64
 	// attended are the networks that this host programs.
 	attended map[string]*attended
 	// pledged are networks that this host is about to attend.
 	pledged map[string]bool
-	hosts   map[ownership.Host]cluster.HostView
-	memory  memory
+	// called are the names of this host's endpoints, by ID; allCalled says that no others
+	// have any.
+	called    map[string][]string
+	allCalled bool
+	hosts     map[ownership.Host]cluster.HostView
+	memory    memory
+	untold    map[string]untold // by UUID
+	due       bool              // a poke is to come
+
+	thawed time.Time // of Run alone: from then on a recovery is over
+	epoch  int       // of Run alone: that of the last look
 }
 
 // netRecord is a network's record and what it says.
@@ -74,11 +89,15 @@ type netRecord struct {
 
 // attended is a network that this host programs.
 type attended struct {
-	net    Network             // as this host keeps it
-	want   map[string]Endpoint // this host's, by ID
-	seen   map[string]store.KV // all, by key
-	synced bool
-	stop   context.CancelFunc // of the watch; nil while there is none
+	net  Network             // as this host keeps it
+	want map[string]Endpoint // this host's, by ID
+	seen map[string]store.KV // all, by key
+	// doubted are records of other hosts that the store lacks.
+	doubted map[string]store.KV
+	// listed says that the store was seen since the start, synced that it was this
+	// cluster's then.
+	listed, synced bool
+	stop           context.CancelFunc // of the watch; nil while there is none
 }
 
 // New returns a directory that knows no more than the journal remembers; call Run.
@@ -93,7 +112,7 @@ func New(cfg Config) *Directory {
 		cfg.Now = time.Now
 	}
 	d := &Directory{cfg: cfg, wake: make(chan struct{}, 1), names: map[string]store.KV{}, nets: map[string]netRecord{},
-		attended: map[string]*attended{}, pledged: map[string]bool{}, hosts: map[ownership.Host]cluster.HostView{}}
+		ended: map[string]int64{}, attended: map[string]*attended{}, pledged: map[string]bool{}, hosts: map[ownership.Host]cluster.HostView{}, untold: map[string]untold{}}
 	d.recall()
 	return d
 }
@@ -146,6 +165,7 @@ func (d *Directory) seeNetworks(u store.Update) {
 	d.mu.Lock()
 	if u.Reset {
 		clear(d.nets)
+		clear(d.ended)
 		d.synced = true
 	}
 	for _, kv := range u.Puts {
@@ -159,7 +179,11 @@ func (d *Directory) seeNetworks(u store.Update) {
 		}
 	}
 	for _, kv := range u.Deletes {
-		delete(d.nets, kv.Key[len(prefixNets):])
+		uuid := kv.Key[len(prefixNets):]
+		if kv.Rev > d.nets[uuid].kv.Rev {
+			delete(d.nets, uuid)
+		}
+		d.ended[uuid] = kv.Rev
 	}
 	d.mu.Unlock()
 	d.cfg.OnChange("")
@@ -173,6 +197,7 @@ func (d *Directory) work(ctx context.Context, g *errgroup.Group) error {
 	for {
 		d.seeHosts()
 		d.follow(ctx, g)
+		d.resolve(ctx)
 		d.remember(ctx)
 		d.settle(ctx)
 		select {
@@ -191,6 +216,11 @@ func (d *Directory) seeHosts() {
 		hosts[h.ID] = h
 	}
 	d.mu.Lock()
+	for id, was := range d.hosts { // a store that was wiped knows no addresses
+		if now := hosts[id]; !now.Address.IsValid() && !now.Removed && was.Address.IsValid() {
+			hosts[id] = was
+		}
+	}
 	moved := !maps.EqualFunc(hosts, d.hosts, func(a, b cluster.HostView) bool { return a.Address == b.Address && a.Removed == b.Removed })
 	d.hosts = hosts
 	d.memory.behind = d.memory.behind || moved
@@ -215,9 +245,9 @@ func (d *Directory) follow(ctx context.Context, g *errgroup.Group) {
 		a.stop = stop
 		g.Go(func() error {
 			err := d.cfg.Cluster.Watch(watch, prefixEndpoints+uuid+"/", func(u store.Update) {
+				mine := hostKeys(uuid, d.cfg.Cluster.Me())
 				d.mu.Lock()
-				apply(a.seen, u)
-				a.synced = a.synced || u.Reset
+				a.take(u, mine)
 				d.memory.behind = true
 				d.mu.Unlock()
 				d.cfg.OnChange(uuid)
@@ -284,12 +314,16 @@ func (d *Directory) Named(name string) (Network, bool) {
 func (d *Directory) Endpoints(uuid string) []Endpoint {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	a := d.attended[uuid]
+	return d.endpoints(d.attended[uuid])
+}
+
+// endpoints are those of a network, none of nil. The caller holds mu.
+func (d *Directory) endpoints(a *attended) []Endpoint {
 	if a == nil {
 		return nil
 	}
 	var out []Endpoint
-	for _, kv := range a.seen {
+	for _, kv := range a.all() {
 		e, err := parseEndpoint(kv)
 		h, known := d.hosts[e.Host]
 		if err != nil || known && h.Removed {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,8 +20,10 @@ import (
 // host is one host: its membership and its directory.
 type host struct {
 	*directorytest.Host
-	t       *testing.T
-	journal *counted
+	t        *testing.T
+	journal  *counted
+	store    cluster.Store
+	onChange atomic.Pointer[func()]
 }
 
 // newHost starts a host on a store that answers; attend is what it has from an earlier run.
@@ -34,10 +37,15 @@ func newHost(t *testing.T, name string, s cluster.Store, dir string, attend ...d
 // startHost starts a host on any store.
 func startHost(t *testing.T, name string, s cluster.Store, dir string, c *clock, attend ...directory.Network) *host {
 	t.Helper()
-	h := &host{t: t}
+	h := &host{t: t, store: s}
 	addr := netip.MustParseAddr("192.0.2." + name[1:])
 	h.Host = directorytest.New(t, directorytest.Config{
 		Name: name, Store: s, Dir: dir, Address: func() netip.Addr { return addr }, Now: c.now,
+		OnChange: func(string) {
+			if f := h.onChange.Load(); f != nil {
+				(*f)()
+			}
+		},
 		Memory: func(j *journal.Journal) directory.Journal {
 			h.journal = &counted{Journal: j}
 			return h.journal
@@ -92,6 +100,13 @@ func keys(t *testing.T, s *store.Fake) string {
 		}
 	}
 	return strings.Join(out, " ")
+}
+
+// told reports whether the store has an endpoint of this id. Networks and hosts have random
+// ids, which may begin alike.
+func told(t *testing.T, s *store.Fake, id string) bool {
+	t.Helper()
+	return slices.ContainsFunc(strings.Fields(keys(t, s)), func(key string) bool { return strings.HasSuffix(key, "/"+id) })
 }
 
 func TestLifeOfANetwork(t *testing.T) {
@@ -206,7 +221,7 @@ func TestLateWrites(t *testing.T) {
 		s1.Inject(fault)
 		id := fmt.Sprintf("e%d", i)
 		a.Publish(n.UUID, endpoint(id, fmt.Sprintf("10.1.0.%d", i+2)))
-		a.Until(id, func() bool { return strings.Contains(keys(t, fake), "/"+id) })
+		a.Until(id, func() bool { return told(t, fake, id) })
 	}
 	for i := range 3 {
 		a.Withdraw(n.UUID, fmt.Sprintf("e%d", i))
@@ -215,32 +230,87 @@ func TestLateWrites(t *testing.T) {
 	s1.Deliver()
 	a.Until("what came late is gone", func() bool { return !strings.Contains(keys(t, fake), "ep/") })
 	a.Publish(n.UUID, endpoint("old", "10.1.0.9"))
-	a.Until("old", func() bool { return strings.Contains(keys(t, fake), "/old") })
+	a.Until("old", func() bool { return told(t, fake, "old") })
 	a.Stop()
 	a = newHost(t, "h1", fake.Peer(), dir, n)
-	a.Until("the next run knows nothing of old", func() bool { return !strings.Contains(keys(t, fake), "/old") })
+	a.Until("the next run knows nothing of old", func() bool { return !told(t, fake, "old") })
 }
 
-// TestWipedStore: who has a network tells a store that lost it.
+// TestWipedStore: who has a network tells a store that lost it, and containers reach each
+// other all the time.
 func TestWipedStore(t *testing.T) {
-	fake := store.NewFake()
-	a := newHost(t, "h1", fake.Peer(), t.TempDir())
-	n := a.found(network("demo"))
-	a.Publish(n.UUID, endpoint("e1", "10.1.0.2"))
-	a.Until("told", func() bool { return strings.Contains(keys(t, fake), "/e1") })
-	before := keys(t, fake)
-	fake.Wipe()
-	a.Until("frozen", func() bool { return a.Cluster.Ready() != nil })
-	if err := a.Cluster.Recover(t.Context()); err != nil {
-		t.Fatal(err)
+	for _, how := range []string{"wiped", "emptied"} {
+		t.Run(how, func(t *testing.T) {
+			fake, now := store.NewFake(), &clock{}
+			a := startHost(t, "h1", fake.Peer(), t.TempDir(), &clock{})
+			b := startHost(t, "h2", fake.Peer(), t.TempDir(), now)
+			both := []*host{a, b}
+			for _, h := range both {
+				h.Until("ready", h.Ready)
+			}
+			n := a.found(network("demo"))
+			b.Attend(n)
+			a.Publish(n.UUID, endpoint("e1", "10.1.0.2"))
+			a.Publish(n.UUID, endpoint("e3", "10.1.0.4"))
+			b.Publish(n.UUID, endpoint("e2", "10.1.0.3"))
+			const all = "e1 10.1.0.2 at 192.0.2.1; e2 10.1.0.3 at 192.0.2.2; e3 10.1.0.4 at 192.0.2.1"
+			know := func(want string) {
+				t.Helper()
+				for _, h := range both {
+					h.Until(want, func() bool { return h.lines(n.UUID) == want })
+				}
+			}
+			know(all)
+			before := keys(t, fake)
+			var lost atomic.Bool
+			watch := func() {
+				if b.lines(n.UUID) != all {
+					lost.Store(true)
+				}
+			}
+			b.onChange.Store(&watch)
+			if how == "wiped" {
+				fake.Wipe()
+			} else if err := empty(t, fake); err != nil {
+				t.Fatal(err)
+			}
+			for _, h := range both {
+				h.Until("frozen", func() bool { return h.Cluster.Ready() != nil })
+			}
+			know(all)
+			if err := a.Cluster.Recover(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			a.Until("recovered", func() bool {
+				ready := true
+				for _, h := range both {
+					if epoch := h.Cluster.Pass().Epoch; epoch > 0 {
+						h.Cluster.Told(epoch) // no pool has anything to tell
+					}
+					ready = ready && h.Cluster.Ready() == nil
+				}
+				return ready
+			})
+			a.Until("told again: "+before, func() bool { return keys(t, fake) == before })
+			know(all)
+			a.Withdraw(n.UUID, "e3")
+			a.Until("e3 is gone", func() bool { return !told(t, fake, "e3") })
+			if lost.Load() {
+				t.Error("endpoints were not known for a while")
+			}
+			b.onChange.Store(nil)
+			const left = "e1 10.1.0.2 at 192.0.2.1; e2 10.1.0.3 at 192.0.2.2"
+			now.pass(time.Minute)
+			know(left)
+		})
 	}
-	a.Until("recovered", func() bool {
-		if epoch := a.Cluster.Pass().Epoch; epoch > 0 {
-			a.Cluster.Told(epoch) // no pool has anything to tell
-		}
-		return a.Cluster.Ready() == nil
-	})
-	a.Until("told again: "+before, func() bool { return keys(t, fake) == before })
+}
+
+// empty deletes all that a store has, as `etcdctl del --prefix ""` does.
+func empty(t *testing.T, s *store.Fake) error {
+	t.Helper()
+	_, err := s.Peer().Commit(t.Context(), store.Txn{Then: []store.Op{store.DeletePrefix("")}})
+	return err
 }
 
 func TestRemove(t *testing.T) {
@@ -297,6 +367,54 @@ func TestRemovedHost(t *testing.T) {
 	a.Until("its endpoints do not count", func() bool { return a.lines(n.UUID) == "" })
 	a.Until("its records are gone", func() bool {
 		got, _ := a.Network(n.UUID)
-		return len(got.Hosts) == 1 && !strings.Contains(keys(t, fake), "/e2")
+		return len(got.Hosts) == 1 && !told(t, fake, "e2")
 	})
+}
+
+// TestNames: what containers call an endpoint follows it, and outlives a restart of a host
+// that has not asked its engine yet.
+func TestNames(t *testing.T) {
+	fake := store.NewFake()
+	dir := t.TempDir()
+	a := newHost(t, "h1", fake.Peer(), dir)
+	b := newHost(t, "h2", fake.Peer(), t.TempDir())
+	n := a.found(network("demo"))
+	b.Attend(n)
+	names := func(h *host) string {
+		var out []string
+		for _, e := range h.Endpoints(n.UUID) {
+			out = append(out, e.ID+"="+strings.Join(e.Names, ","))
+		}
+		slices.Sort(out)
+		return strings.Join(out, " ")
+	}
+	both := func(want string) {
+		t.Helper()
+		for _, h := range []*host{a, b} {
+			h.Until(want, func() bool { return names(h) == want })
+		}
+	}
+	e1, e2 := endpoint("e1", "10.1.0.2"), endpoint("e2", "10.1.0.3")
+	a.Publish(n.UUID, e1)
+	a.Publish(n.UUID, e2)
+	both("e1= e2=")
+	a.SetNames(map[string][]string{"e1": {"redis", "db"}, "elsewhere": {"x"}}, true)
+	both("e1=redis,db e2=")
+	a.SetNames(map[string][]string{"e1": {"cache"}, "e2": {"web"}}, true)
+	both("e1=cache e2=web")
+	a.Publish(n.UUID, e1) // reconcile says so all the time
+	a.Stop()
+	again := &host{t: t}
+	again.Host = directorytest.New(t, directorytest.Config{Name: "h1", Store: fake.Peer(), Dir: dir})
+	again.Attend(n)
+	again.Publish(n.UUID, e1)
+	again.Publish(n.UUID, e2)
+	again.Start()
+	a = again
+	a.Publish(n.UUID, endpoint("e3", "10.1.0.4"))
+	both("e1=cache e2=web e3=")
+	a.SetNames(map[string][]string{"e3": {"new"}}, false) // the others were not looked at yet
+	both("e1=cache e2=web e3=new")
+	a.SetNames(map[string][]string{"e2": {"web"}}, true) // that of e1 is gone
+	both("e1= e2=web e3=")
 }

@@ -31,8 +31,10 @@
 //
 // # After a start without the store
 //
-// The journal remembers of each attended network where its other hosts were, and no
-// more: [Directory.Remembered]. The first look at the store takes the place of that.
+// The journal remembers of each attended network where its other hosts were, which is
+// enough to send frames: [Directory.Remembered]; and for names what their endpoints were
+// called, and the addresses: [Directory.LastKnown], [Directory.AsOf]. The first look at the
+// store takes the place of both.
 //
 // # What the package does not do
 //

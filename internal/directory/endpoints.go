@@ -3,15 +3,26 @@ package directory
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/weft-net/weft/internal/ownership"
 	"github.com/weft-net/weft/internal/store"
 )
 
-// batch is how many endpoints one transaction changes.
-const batch = 100
+// soon is after an endpoint changed: the call of the engine that changed it, which goes
+// to the journal next, needs the processors first. Many changes become one.
+const soon = 5 * time.Millisecond
+
+// batch is how many endpoints one transaction changes, and batchBytes how much they are: a
+// third of what etcd takes by default.
+const (
+	batch      = 100
+	batchBytes = 512 << 10
+)
 
 // Attend says that this host programs a network: its endpoints are followed, and the
 // store learns that this host has it. A store that was wiped learns of the network
@@ -20,7 +31,7 @@ func (d *Directory) Attend(n Network) {
 	d.mu.Lock()
 	a := d.attended[n.UUID]
 	if a == nil {
-		a = &attended{want: map[string]Endpoint{}, seen: map[string]store.KV{}}
+		a = &attended{want: map[string]Endpoint{}, seen: map[string]store.KV{}, doubted: map[string]store.KV{}}
 		d.attended[n.UUID] = a
 	}
 	a.net = n
@@ -51,19 +62,66 @@ func (d *Directory) Publish(uuid string, e Endpoint) {
 	d.mu.Lock()
 	if a := d.attended[uuid]; a != nil {
 		a.want[e.ID] = e
+		d.pokeSoon()
 	}
 	d.mu.Unlock()
-	d.Poke()
 }
 
 // Withdraw takes back what Publish said; an unknown endpoint is success.
 func (d *Directory) Withdraw(uuid, id string) {
+	own := hostKeys(uuid, d.cfg.Cluster.Me()) + id
 	d.mu.Lock()
-	if a := d.attended[uuid]; a != nil {
+	if a := d.attended[uuid]; a != nil && a.want[id].ID != "" {
 		delete(a.want, id)
+		delete(a.doubted, own)
+		d.pokeSoon()
 	}
 	d.mu.Unlock()
-	d.Poke()
+}
+
+// pokeSoon is a poke after a moment; the caller holds mu.
+func (d *Directory) pokeSoon() {
+	if d.due {
+		return
+	}
+	d.due = true
+	time.AfterFunc(soon, func() {
+		d.mu.Lock()
+		d.due = false
+		d.mu.Unlock()
+		d.Poke()
+	})
+}
+
+// SetNames says what containers call this host's endpoints, by the endpoint's ID, and
+// whether these are all that have names. If not, an endpoint that is not among them keeps the
+// names of its record: nobody may have looked at its container since the start. It does not
+// wait.
+func (d *Directory) SetNames(names map[string][]string, all bool) {
+	d.mu.Lock()
+	changed := d.allCalled != all || !maps.EqualFunc(d.called, names, slices.Equal)
+	d.called, d.allCalled = names, all
+	d.mu.Unlock()
+	if changed {
+		d.Poke()
+	}
+}
+
+// named returns endpoints with their names: those that they are called by, or those of
+// the records that there are below prefix.
+func named(endpoints map[string]Endpoint, called func(id string) (names []string, known bool), have map[string]store.KV, prefix string) map[string]Endpoint {
+	out := make(map[string]Endpoint, len(endpoints))
+	for id, e := range endpoints {
+		names, known := called(id)
+		if kv, told := have[prefix+id]; told && !known {
+			if was, err := parseEndpoint(kv); err == nil {
+				names = was.Names
+			}
+		}
+		e.Names = names
+		out[id] = e
+	}
+	return out
 }
 
 // settle tells the store of this host's endpoints and networks.
@@ -71,11 +129,13 @@ func (d *Directory) settle(ctx context.Context) {
 	if !d.cfg.Cluster.Up() || ctx.Err() != nil {
 		return
 	}
-	for _, uuid := range d.uuids() {
-		if err := d.settleNetwork(ctx, uuid); err != nil && !errors.Is(err, store.ErrDown) {
-			d.cfg.Logger.Debug("tell the store of a network", "network", uuid, "err", err)
-		}
+	uuids := d.uuids()
+	for _, uuid := range uuids {
+		d.note(uuid, d.settleNetwork(ctx, uuid))
 	}
+	d.mu.Lock()
+	maps.DeleteFunc(d.untold, func(uuid string, _ untold) bool { return !slices.Contains(uuids, uuid) })
+	d.mu.Unlock()
 }
 
 // uuids are all networks that this host attends or that the store knows.
@@ -160,7 +220,7 @@ func (d *Directory) learn(uuid string, txn store.Txn, res store.Result) {
 	}
 	for _, kv := range now {
 		switch {
-		case kv.Key == netKey(uuid) && kv.Rev > d.nets[uuid].kv.Rev:
+		case kv.Key == netKey(uuid) && kv.Rev > max(d.nets[uuid].kv.Rev, d.ended[uuid]):
 			if n, err := decode[Network](kv); err == nil {
 				d.nets[uuid] = netRecord{kv, n}
 			}
@@ -176,36 +236,56 @@ func (d *Directory) tell(ctx context.Context, uuid string, a *attended) error {
 	me := d.cfg.Cluster.Me()
 	prefix := hostKeys(uuid, me)
 	d.mu.Lock()
-	if !a.synced {
+	if !a.listed {
 		d.mu.Unlock()
 		return nil
 	}
-	want := maps.Clone(a.want)
 	have := make(map[string]store.KV)
 	for key, kv := range a.seen {
 		if strings.HasPrefix(key, prefix) {
 			have[key] = kv
 		}
 	}
+	called := d.called
+	want := named(a.want, func(id string) ([]string, bool) { n, ok := called[id]; return n, ok || d.allCalled }, have, prefix)
 	d.mu.Unlock()
-	for _, txn := range difference(me, uuid, want, have, batch) {
+	return d.write(ctx, a, difference(me, uuid, want, have))
+}
+
+// write makes changes of endpoints. One that the store does not take as it is holds no other
+// one back.
+func (d *Directory) write(ctx context.Context, a *attended, txns []store.Txn) error {
+	var refused []error
+	for len(txns) > 0 {
+		txn := txns[0]
+		txns = txns[1:]
 		res, err := d.cfg.Cluster.Change(ctx, txn)
-		if err != nil {
+		switch {
+		case err == nil && !res.OK:
+			return errors.Join(refused...) // the fence: the membership has to look first
+		case err == nil:
+			d.wrote(a, txn, res)
+		case !errors.Is(err, store.ErrTooLarge) && !errors.Is(err, store.ErrInvalid):
 			return err
+		case len(txn.Then) > 1:
+			txns = slices.Concat(parts(txn.Then, 1, 0), txns)
+		default:
+			refused = append(refused, fmt.Errorf("the record %s: %w", txn.Then[0].Key, err))
 		}
-		if !res.OK {
-			return nil // the fence: the membership has to look first
-		}
-		d.mu.Lock()
-		for _, op := range txn.Then {
-			switch {
-			case op.Delete:
-				delete(a.seen, op.Key)
-			case res.Rev > a.seen[op.Key].Rev:
-				a.seen[op.Key] = store.KV{Key: op.Key, Value: op.Value, Rev: res.Rev}
-			}
-		}
-		d.mu.Unlock()
 	}
-	return nil
+	return errors.Join(refused...)
+}
+
+// wrote takes over what was written, ahead of the watch.
+func (d *Directory) wrote(a *attended, txn store.Txn, res store.Result) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, op := range txn.Then {
+		switch {
+		case op.Delete:
+			delete(a.seen, op.Key)
+		case res.Rev > a.seen[op.Key].Rev:
+			a.seen[op.Key] = store.KV{Key: op.Key, Value: op.Value, Rev: res.Rev}
+		}
+	}
 }

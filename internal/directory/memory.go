@@ -3,6 +3,7 @@ package directory
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -18,7 +19,8 @@ import (
 // A host that starts while the store is away knows nobody. So the journal keeps, of each
 // attended network, where the other hosts are that have endpoints on it. That is enough
 // to reach every container, because what has no entry goes to all hosts of a network; and
-// it cannot mislead, because it does not say on which of them an address is.
+// it cannot mislead, because it does not say on which of them an address is. What it keeps
+// for names is in lastknown.go.
 
 // bucketPeers has a [peers] for each network, by UUID.
 const bucketPeers = "directory-peers"
@@ -44,17 +46,21 @@ type peers struct {
 
 // memory is what the journal has, and when it is to be written.
 type memory struct {
-	kept map[string][]netip.Addr // by UUID; the lists are never changed
-	// behind says that kept may differ from what is known; due is when that is written,
-	// the zero time if no difference was found yet.
+	kept    map[string][]netip.Addr // by UUID; the lists are never changed
+	records map[string][]byte       // of endpoints, by the store's key
+	// behind says that these may differ from what is known; due is when that is looked at,
+	// the zero time if that is not planned yet.
 	behind bool
 	due    time.Time
+	// asOf is when what is known was what the store said, asOfKept what the journal has of
+	// it.
+	asOf, asOfKept time.Time
 }
 
 // recall reads what an earlier run remembered. A record that cannot be read is as none:
 // the store replaces it anyway.
 func (d *Directory) recall() {
-	d.memory = memory{kept: map[string][]netip.Addr{}, behind: true}
+	d.memory = memory{kept: map[string][]netip.Addr{}, behind: true, asOfKept: d.cfg.Now()}
 	if d.cfg.Journal == nil {
 		return
 	}
@@ -67,7 +73,7 @@ func (d *Directory) recall() {
 		d.memory.kept[uuid] = p.VTEPs
 		return nil
 	})
-	if err != nil {
+	if err = errors.Join(err, d.recallRecords()); err != nil {
 		d.cfg.Logger.Warn("what was known of other hosts before the start", "err", err)
 	}
 }
@@ -89,22 +95,11 @@ func (d *Directory) remember(ctx context.Context) {
 	if d.cfg.Journal == nil {
 		return
 	}
-	me, now := d.cfg.Cluster.Me(), d.cfg.Now()
+	me, up, now := d.cfg.Cluster.Me(), d.cfg.Cluster.Up(), d.cfg.Now()
 	d.mu.Lock()
-	if !d.memory.behind {
-		d.mu.Unlock()
-		return
-	}
-	ops, next := d.unwritten(me)
-	switch {
-	case len(ops) == 0:
-		d.memory.behind, d.memory.due = false, time.Time{}
-	case d.memory.due.IsZero():
-		d.memory.due = now.Add(rememberAfter)
-	}
-	wait := now.Before(d.memory.due)
+	next, ops := d.overdue(me, up, now)
 	d.mu.Unlock()
-	if len(ops) == 0 || wait {
+	if len(ops) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, changeTime)
@@ -114,13 +109,34 @@ func (d *Directory) remember(ctx context.Context) {
 	defer d.mu.Unlock()
 	d.memory.due = time.Time{}
 	if err != nil {
+		d.memory.behind = true
 		d.cfg.Logger.Debug("remember other hosts", "err", err)
 		return // it is tried again
 	}
-	d.memory.kept = next
+	d.memory.kept, d.memory.records, d.memory.asOfKept = next.kept, next.records, next.asOfKept
 }
 
-// unwritten is what makes the journal say what is known, and what it says then. Of a
+// overdue is what the journal is to have now, and what makes it so. The caller holds mu.
+func (d *Directory) overdue(me ownership.Host, up bool, now time.Time) (next memory, ops []journal.Op) {
+	m := &d.memory
+	next = *m
+	switch {
+	case !m.behind:
+	case m.due.IsZero():
+		m.due = now.Add(rememberAfter)
+	case !now.Before(m.due):
+		m.behind, m.due = false, time.Time{}
+		peers, kept := d.unwritten(me)
+		records, known := d.unkept(me)
+		next.kept, next.records, ops = kept, known, slices.Concat(peers, records)
+	}
+	if d.noteTime(up, now) || len(ops) > 0 {
+		next.asOfKept, ops = m.asOf, append(ops, journal.Put(bucketAsOf, asOfKey, asOf{recordVersion, m.asOf}))
+	}
+	return next, ops
+}
+
+// unwritten is what makes the journal say where other hosts are, and what it says then. Of a
 // network that was not seen yet it keeps what it has. The caller holds mu.
 func (d *Directory) unwritten(me ownership.Host) (ops []journal.Op, next map[string][]netip.Addr) {
 	next = make(map[string][]netip.Addr)
@@ -128,7 +144,7 @@ func (d *Directory) unwritten(me ownership.Host) (ops []journal.Op, next map[str
 		have := d.memory.kept[uuid]
 		want := have
 		if a.synced {
-			want = peersOf(a.seen, d.hosts, me)
+			want = peersOf(a.all(), d.hosts, me)
 		}
 		if len(want) == 0 {
 			continue

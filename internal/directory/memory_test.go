@@ -68,7 +68,7 @@ func (h *host) journaled(uuid string) string {
 func (h *host) looked(s *store.Fake, uuid, id string) {
 	h.t.Helper()
 	h.Publish(uuid, endpoint(id, "10.1.0.200"))
-	h.Until(id+" is told", func() bool { return strings.Contains(keys(h.t, s), "/"+id) })
+	h.Until(id+" is told", func() bool { return told(h.t, s, id) })
 }
 
 // TestMemory: a host that starts without the store knows where the others were, until it
@@ -119,7 +119,7 @@ func TestMemory(t *testing.T) {
 		t.Fatalf("old news say where an address is: %v", got)
 	}
 	b.Forsake(n.UUID)
-	b.Until("b left", func() bool { return !strings.Contains(keys(t, fake), "/e2") })
+	b.Until("b left", func() bool { return !told(t, fake, "e2") })
 	s1.SetDown(false)
 	a.Until("a sees it", func() bool { return a.Follows(n.UUID) })
 	if got := a.Remembered(n.UUID); len(got) != 0 {

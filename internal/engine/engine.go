@@ -38,7 +38,23 @@ type Config struct {
 	// OnNetworks, if not nil, is called after a network came or went, and after the
 	// engine was reached again. It must be quick.
 	OnNetworks func()
-	Logger     *slog.Logger
+	// OnContainer, if not nil, is called with the id of a container that started, ended,
+	// got another name, or came to or left a network, and with an empty one after the
+	// engine was reached again: any may have changed. It must be quick.
+	OnContainer func(id string)
+	Logger      *slog.Logger
+}
+
+// followed are the events that weft wants to hear of.
+const followed = `{"type":["daemon","network","container"],"event":["reload","create","destroy","connect","disconnect","start","die","rename"]}`
+
+// event is one line of the engine's stream.
+type event struct {
+	Type, Action string
+	Actor        struct {
+		ID         string
+		Attributes map[string]string
+	}
 }
 
 // Info is what matters of the engine.
@@ -73,6 +89,9 @@ func New(cfg Config) *Engine {
 	if cfg.OnNetworks == nil {
 		cfg.OnNetworks = func() {}
 	}
+	if cfg.OnContainer == nil {
+		cfg.OnContainer = func(string) {}
+	}
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", cfg.Socket)
@@ -80,8 +99,9 @@ func New(cfg Config) *Engine {
 	return &Engine{cfg: cfg, log: cfg.Logger, http: &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConns: 1}}}
 }
 
-// Run asks the engine, then holds its event stream open: a reload makes it ask
-// again, a network that comes or goes is passed on, and when the stream breaks nothing is known until the next answer.
+// Run asks the engine, then holds its event stream open: a reload makes it ask again, what
+// happens to networks and containers is passed on, and when the stream breaks nothing is
+// known until the next answer.
 func (e *Engine) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := e.follow(ctx)
@@ -98,7 +118,7 @@ func (e *Engine) Run(ctx context.Context) error {
 func (e *Engine) follow(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	events, err := e.open(ctx, "/events?filters="+url.QueryEscape(`{"type":["daemon","network"],"event":["reload","create","destroy"]}`))
+	events, err := e.open(ctx, "/events?filters="+url.QueryEscape(followed))
 	if err != nil {
 		return err
 	}
@@ -112,20 +132,31 @@ func (e *Engine) follow(ctx context.Context) error {
 		return err
 	}
 	e.cfg.OnNetworks()
+	e.cfg.OnContainer("")
 	for {
-		var event struct{ Type string }
-		err := dec.Decode(&event)
-		switch {
-		case err != nil:
-		case event.Type == "network":
-			e.cfg.OnNetworks()
-		default:
-			err = e.ask(ctx)
+		var one event
+		if err := dec.Decode(&one); err != nil {
+			return err
 		}
-		if err != nil {
+		if err := e.heard(ctx, one); err != nil {
 			return err
 		}
 	}
+}
+
+// heard passes an event on.
+func (e *Engine) heard(ctx context.Context, one event) error {
+	switch {
+	case one.Type == "container" && one.Action != "create":
+		e.cfg.OnContainer(one.Actor.ID)
+	case one.Type == "network" && (one.Action == "connect" || one.Action == "disconnect"):
+		e.cfg.OnContainer(one.Actor.Attributes["container"])
+	case one.Type == "network":
+		e.cfg.OnNetworks()
+	case one.Type == "daemon":
+		return e.ask(ctx)
+	}
+	return nil
 }
 
 // watch returns when the engine stops to answer. An engine that shuts down takes

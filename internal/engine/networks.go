@@ -191,26 +191,3 @@ func refusal(resp *http.Response) error {
 	}
 	return fmt.Errorf("%w: %s", ErrRefused, doc.Message)
 }
-
-// PluginID finds, in the text of /proc/self/mountinfo, the id of the managed plugin that
-// this process is; empty if it is none. The engine puts the plugin's own folder below
-// its state over /run/docker/plugins, and the plugin's files at the root.
-func PluginID(mountinfo string) string {
-	const rootField, pointField, idLength = 3, 4, 64
-	isID := func(s string) bool {
-		return len(s) == idLength && strings.Trim(s, "0123456789abcdef") == ""
-	}
-	for line := range strings.Lines(mountinfo) {
-		fields := strings.Fields(line)
-		if len(fields) <= pointField || fields[pointField] != "/" && fields[pointField] != "/run/docker/plugins" {
-			continue
-		}
-		parts := strings.Split(fields[rootField], "/")
-		for i, part := range parts {
-			if isID(part) && i > 0 && parts[i-1] == "plugins" {
-				return part
-			}
-		}
-	}
-	return ""
-}

@@ -112,7 +112,8 @@ type edit struct {
 type verb string
 
 const (
-	verbClear  verb = "empty"  // make the chain, or empty it
+	verbMake   verb = "make"   // the chain, which is not there
+	verbClear  verb = "empty"  // the chain
 	verbAppend verb = "append" // as the last rule
 	verbInsert verb = "insert" // as the first rule
 	verbDelete verb = "delete" // one copy of the rule
@@ -125,7 +126,13 @@ const (
 func (t filterTable) edits(target string) []edit {
 	var es []edit
 	if target != "" && !slices.Equal(t.ours, []string{rule(chainOurs, accept())}) {
-		es = append(es, edit{verb: verbClear, chain: chainOurs}, edit{verbAppend, chainOurs, accept()})
+		switch { // an edit is a process: none without need
+		case !t.hasOurs:
+			es = append(es, edit{verb: verbMake, chain: chainOurs})
+		case len(t.ours) > 0:
+			es = append(es, edit{verb: verbClear, chain: chainOurs})
+		}
+		es = append(es, edit{verbAppend, chainOurs, accept()})
 	}
 	rules := map[string][]string{chainForward: t.forward, chainUser: t.user}
 	if target != "" && !inPlace(target, rules[target]) {
@@ -137,8 +144,11 @@ func (t filterTable) edits(target string) []edit {
 			es = append(es, deletions(chain, rules[chain])...)
 		}
 	}
+	if target == "" && len(t.ours) > 0 {
+		es = append(es, edit{verb: verbClear, chain: chainOurs})
+	}
 	if target == "" && t.hasOurs {
-		es = append(es, edit{verb: verbClear, chain: chainOurs}, edit{verb: verbRemove, chain: chainOurs})
+		es = append(es, edit{verb: verbRemove, chain: chainOurs})
 	}
 	return es
 }

@@ -55,13 +55,16 @@ func TestEdits(t *testing.T) {
 		target string
 		want   string
 	}{
-		{"install", filterTable{}, chainUser, "empty WEFT-FORWARD, append WEFT-FORWARD, insert DOCKER-USER"},
+		{"install", filterTable{}, chainUser, "make WEFT-FORWARD, append WEFT-FORWARD, insert DOCKER-USER"},
+		{"all flushed", filterTable{hasOurs: true}, chainUser, "append WEFT-FORWARD, insert DOCKER-USER"},
+		{"a guest", filterTable{ours: append([]string{"-A WEFT-FORWARD -j DROP"}, accepting...), hasOurs: true, user: []string{inUser}}, chainUser, "empty WEFT-FORWARD, append WEFT-FORWARD"},
 		{"in force", filterTable{ours: accepting, hasOurs: true, user: []string{"-A DOCKER-USER -s 1.2.3.4 -j DROP", inUser}}, chainUser, ""},
 		{"behind RETURN", filterTable{ours: accepting, hasOurs: true, user: []string{"-A DOCKER-USER -j RETURN", inUser}}, chainUser, "delete DOCKER-USER, insert DOCKER-USER"},
 		{"moves", filterTable{ours: accepting, hasOurs: true, forward: []string{inForward}}, chainUser, "insert DOCKER-USER, delete FORWARD"},
 		{"moves back", filterTable{ours: accepting, hasOurs: true, user: []string{inUser}}, chainForward, "insert FORWARD, delete DOCKER-USER"},
 		{"twice", filterTable{ours: accepting, hasOurs: true, user: []string{inUser, inUser}}, chainUser, "delete DOCKER-USER, delete DOCKER-USER, insert DOCKER-USER"},
 		{"remove", filterTable{ours: accepting, hasOurs: true, user: []string{inUser}, forward: []string{inForward}}, "", "delete FORWARD, delete DOCKER-USER, empty WEFT-FORWARD, remove WEFT-FORWARD"},
+		{"remove what was flushed", filterTable{hasOurs: true}, "", "remove WEFT-FORWARD"},
 		{"nothing to remove", filterTable{}, "", ""},
 	} {
 		var got []string

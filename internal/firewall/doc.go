@@ -43,6 +43,12 @@
 // either done or not done when it returns. An NFT works in the network namespace
 // of the thread that made it, whichever goroutine calls it.
 //
+// A Redirect is something else: a table inside a container's namespace that sends its
+// questions about names to weft's resolver there, and that ends with this process.
+//
+//	var redirects firewall.Redirects
+//	r, err := redirects.Open(firewall.Redirection{Namespace: ns, Resolver: …, UDP: …, TCP: …, Pass: …})
+//
 // # What it does not do
 //
 // It makes no bridges, sets no sysctl (a published port on 127.0.0.1 needs

@@ -131,16 +131,19 @@ func (b *bus) mendOnHints(t *testing.T, fw *NFT) func() {
 		}
 	})
 	t.Cleanup(func() { cancel(); wg.Wait() })
-	return func() {
-		t.Helper()
-		members := ""
-		for end := time.Now().Add(40 * time.Second); time.Now().Before(end); {
-			if members = b.cmd(t, "--zone=weft --list-interfaces 2>&1 || :"); members == "weft0 weft1" {
-				return
-			}
+	return func() { t.Helper(); b.awaitMembers(t, "weft0 weft1") }
+}
+
+// awaitMembers waits until weft's zone has these interfaces.
+func (b *bus) awaitMembers(t *testing.T, want string) {
+	t.Helper()
+	members := ""
+	for end := time.Now().Add(40 * time.Second); time.Now().Before(end); {
+		if members = b.cmd(t, "--zone=weft --list-interfaces 2>&1 || :"); members == want {
+			return
 		}
-		t.Fatalf("weft0 and weft1 do not come back into their zone: %s", members)
 	}
+	t.Fatalf("%s do not come into their zone: %s", want, members)
 }
 
 // TestFirewalld sends packets past a real firewalld, with bridged packets passing
@@ -210,14 +213,13 @@ func testFirewalld(t *testing.T, backend string) {
 	if left, _ := filepath.Glob(b.etc + "/*/weft*.xml"); len(left) != 0 {
 		t.Errorf("Reset left %q", left)
 	}
-	// The first network makes the zone anew, and is in it when it is made.
+	// The first network makes the zone anew, and is in it when it is made, or soon after if
+	// firewalld takes its time to load it.
 	b.cmd(t, "--reload")
 	if err := l.fw.AddNetwork(ctx, weft0()); err != nil {
 		t.Error(err)
 	}
-	if got := b.cmd(t, "--zone=weft --list-interfaces"); got != "weft0" {
-		t.Errorf("after the first network zone weft has %q", got)
-	}
+	b.awaitMembers(t, "weft0")
 }
 
 // TestFirewalldOfTheOperator checks that weft takes a zone that is there as it

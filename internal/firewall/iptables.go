@@ -26,15 +26,19 @@ type xtables struct {
 	ipt     *iptables.IPTables // nil until needed
 }
 
-// present says whether the flavour has a filter table, without making one:
-// running its iptables would.
-func (x *xtables) present(t *tables) (bool, error) {
+// present says whether the flavour has a filter table, and which chains of it are
+// there as far as that is known without running iptables, which would make one.
+func (x *xtables) present(t *tables) (is bool, chains []string, _ error) {
 	if x.flavour == FlavourNFT {
 		family := nftables.TableFamilyIPv4
 		if x.v6 {
 			family = nftables.TableFamilyIPv6
 		}
-		return t.exists(family, filterName)
+		if ok, err := t.exists(family, filterName); err != nil || !ok {
+			return false, nil, err
+		}
+		chains, err := t.chains(family, filterName)
+		return err == nil, chains, err
 	}
 	var names []byte
 	err := x.ns.do(func() (err error) {
@@ -42,12 +46,12 @@ func (x *xtables) present(t *tables) (bool, error) {
 		return err
 	})
 	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
+		return false, nil, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("looking for legacy iptables: %w", err)
+		return false, nil, fmt.Errorf("looking for legacy iptables: %w", err)
 	}
-	return slices.Contains(strings.Fields(string(names)), filterName), nil
+	return slices.Contains(strings.Fields(string(names)), filterName), nil, nil
 }
 
 // legacyNames is where the kernel lists the legacy tables of this thread's namespace.
@@ -77,12 +81,15 @@ func (x *xtables) use(f func(*iptables.IPTables) error) error {
 }
 
 // read returns what the filter table holds; not ok if it is not one that
-// iptables understands.
-func (x *xtables) read() (table filterTable, ok bool, _ error) {
+// iptables understands. A process is started for each chain that weft reads, and
+// one more where the chains are not known.
+func (x *xtables) read(chains []string) (table filterTable, ok bool, _ error) {
 	err := x.use(func(ipt *iptables.IPTables) error {
-		chains, err := ipt.ListChains(filterName)
-		if err != nil {
-			return err
+		var err error
+		if x.flavour == FlavourLegacy {
+			if chains, err = ipt.ListChains(filterName); err != nil {
+				return err
+			}
 		}
 		list := func(chain string, has *bool) []string {
 			if *has = slices.Contains(chains, chain); !*has || err != nil {
@@ -119,6 +126,8 @@ func (x *xtables) apply(es []edit) error {
 	for _, e := range es {
 		err := x.use(func(ipt *iptables.IPTables) error {
 			switch e.verb {
+			case verbMake:
+				return ipt.NewChain(filterName, e.chain)
 			case verbClear:
 				return ipt.ClearChain(filterName, e.chain)
 			case verbAppend:

@@ -150,6 +150,21 @@ func (t *tables) exists(family nftables.TableFamily, name string) (bool, error) 
 	return slices.ContainsFunc(ts, func(t *nftables.Table) bool { return t.Name == name }), nil
 }
 
+// chains returns the names of the chains of a table.
+func (t *tables) chains(family nftables.TableFamily, table string) ([]string, error) {
+	all, err := t.conn.ListChainsOfTableFamily(family)
+	if err != nil {
+		return nil, fmt.Errorf("listing nftables chains: %w", err)
+	}
+	var names []string
+	for _, c := range all {
+		if c.Table.Name == table {
+			names = append(names, c.Name)
+		}
+	}
+	return names, nil
+}
+
 // drop deletes tables of weft with everything in them, and returns which there were.
 func (t *tables) drop(of ...table) ([]table, error) {
 	var dropped []table

@@ -52,8 +52,25 @@ func newNamespace(t testing.TB) namespace {
 	// A link-local address under duplicate detection cannot ask for neighbours.
 	r.ns.sysctl(t, "ipv6/conf/default/accept_dad", "0")
 	r.ns.sysctl(t, "ipv6/conf/default/dad_transmits", "0")
-	r.ns.sh(t, "ip link set lo up")
+	if err := r.ns.do(loopbackUp); err != nil {
+		t.Fatal(err)
+	}
 	return r.ns
+}
+
+// loopbackUp needs no program: the machine of a stock kernel has none.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
 }
 
 // path names the namespace to programs that this process starts.
@@ -69,13 +86,16 @@ func (ns namespace) sh(t testing.TB, script string) string {
 	return out
 }
 
-// try runs a script that may fail.
+// try runs a script that may fail; then what it complained of is returned too. ip complains
+// of devices whose peer's namespace is just going, and succeeds.
 func (ns namespace) try(script string) (string, error) {
-	var out bytes.Buffer
+	var out, complaints bytes.Buffer
 	cmd := exec.Command("bash", "-ec", script)
-	cmd.Stdout, cmd.Stderr = &out, &out
-	err := ns.do(cmd.Run)
-	return out.String(), err
+	cmd.Stdout, cmd.Stderr = &out, &complaints
+	if err := ns.do(cmd.Run); err != nil {
+		return out.String() + complaints.String(), err
+	}
+	return out.String(), nil
 }
 
 // sysctl sets a key of the namespace; keys that this kernel lacks are left out.

@@ -206,6 +206,48 @@ func TestJumpFollowsTheEngine(t *testing.T) {
 	}
 }
 
+// TestFewPrograms counts what a look and a repair start: on a busy machine each program
+// waits its turn, and so does the repair of weft's own table behind it.
+func TestFewPrograms(t *testing.T) {
+	t.Parallel()
+	ns := newNamespace(t)
+	ns.engine(t, FlavourNFT)
+	ctx := testContext(t)
+	dir := t.TempDir()
+	path := func(program string) string {
+		file := filepath.Join(dir, program)
+		if err := os.WriteFile(file, []byte("#!/bin/sh\necho \"$@\" >>"+file+".log\nexec "+program+" \"$@\"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	fw := newNFT(t, ns)
+	fw.gate = newGate(fw.tables, IPTables{NFT4: path("iptables-nft"), NFT6: path("ip6tables-nft")})
+	if err := fw.AddNetwork(ctx, weft0()); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		damage string
+		want   int // of each family
+	}{
+		{"true", 3}, // a look at each chain
+		{"iptables-nft -F; ip6tables-nft -F", 5},
+		{"iptables-nft -F WEFT-FORWARD; ip6tables-nft -F WEFT-FORWARD", 4},
+		{"nft flush ruleset", 0},
+	} {
+		ns.sh(t, c.damage)
+		ns.sh(t, "rm -f "+dir+"/*.log")
+		if _, err := fw.Mend(ctx); err != nil {
+			t.Fatal(err)
+		}
+		for _, program := range []string{"iptables-nft", "ip6tables-nft"} {
+			if log := ns.sh(t, "cat "+dir+"/"+program+".log 2>/dev/null || true"); strings.Count(log, "\n") > c.want {
+				t.Errorf("after %s, Mend started %s more than %d times:\n%s", c.damage, program, c.want, log)
+			}
+		}
+	}
+}
+
 // TestWatch checks that repair after a flush is in force within 300 ms, and
 // that weft's own changes and its repairs do not set off each other.
 func TestWatch(t *testing.T) {

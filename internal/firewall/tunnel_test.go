@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/kernel"
+	"github.com/weft-net/weft/internal/kernel/kerneltest"
 )
 
 // An overlayLab is two hosts with a tunnel between them, made by weft's own seam
@@ -163,24 +164,7 @@ func inner(b []byte) []byte {
 // tap opens a socket that hears and sends on an interface.
 func (ns namespace) tap(t *testing.T, link string) int {
 	t.Helper()
-	fd := -1
-	err := ns.do(func() (err error) {
-		all := uint16(unix.ETH_P_ALL&0xff)<<8 | unix.ETH_P_ALL>>8
-		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(all)); err != nil {
-			return err
-		}
-		i, err := net.InterfaceByName(link)
-		if err != nil {
-			return err
-		}
-		return errors.Join(unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: i.Index}),
-			unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}))
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fd) })
-	return fd
+	return kerneltest.Tap(t, ns.path(), link, unix.ETH_P_ALL)
 }
 
 // hear returns everything said on a tap up to a word about each of these addresses.

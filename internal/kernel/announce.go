@@ -72,19 +72,24 @@ func neighborAdvertisement(mac net.HardwareAddr, ip netip.Addr) []byte {
 	icmp = append(icmp, src[:]...)
 	icmp = append(icmp, 2, 1)
 	icmp = append(icmp, mac...)
-	pseudo := append(append([]byte{}, src[:]...), allNodes[:]...)
+	return neighborFrame(mac, []byte{0x33, 0x33, 0, 0, 0, 1}, src, allNodes, icmp)
+}
+
+// neighborFrame is a frame of neighbour discovery; it puts the checksum into icmp.
+func neighborFrame(mac, toMAC net.HardwareAddr, from, to [16]byte, icmp []byte) []byte {
+	pseudo := append(append([]byte{}, from[:]...), to[:]...)
 	pseudo = binary.BigEndian.AppendUint32(pseudo, uint32(len(icmp)))
 	pseudo = append(pseudo, 0, 0, 0, unix.IPPROTO_ICMPV6)
 	binary.BigEndian.PutUint16(icmp[2:], checksum(append(pseudo, icmp...)))
 
-	f := []byte{0x33, 0x33, 0, 0, 0, 1}
+	f := append([]byte{}, toMAC...)
 	f = append(f, mac...)
 	f = binary.BigEndian.AppendUint16(f, unix.ETH_P_IPV6)
 	f = append(f, 0x60, 0, 0, 0)
 	f = binary.BigEndian.AppendUint16(f, uint16(len(icmp)))
 	f = append(f, unix.IPPROTO_ICMPV6, 255)
-	f = append(f, src[:]...)
-	f = append(f, allNodes[:]...)
+	f = append(f, from[:]...)
+	f = append(f, to[:]...)
 	return append(f, icmp...)
 }
 

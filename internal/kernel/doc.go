@@ -17,6 +17,8 @@
 //	fdb, err := k.FDB("wx-…") // and k.Neighbors("wf-…"); when change is Made, the FDB is empty
 //	err = k.ApplyForwarding(kernel.DiffForwarding(want, kernel.Forwarding{FDB: fdb, Neighbors: neighbors}))
 //
+// A host is on the line of its own macvlan or ipvlan devices by a shim, see [Host.EnsureShim].
+//
 // What it does not do: it keeps no record of what should exist, it installs no
 // firewall rule, and it never waits for a peer. Deleting links costs an RCU
 // grace period each, so [Host.DeleteLinks] takes many at once and the caller

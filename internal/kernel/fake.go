@@ -21,19 +21,27 @@ type Fake struct {
 	sandboxes map[string]map[string][]netip.Prefix // path → interface → addresses
 	sysctls   map[string]string
 	routes    []Route
+	flags     map[netip.Addr]Address // those of addresses that have some
 	flows     []Flow
 	failure   error
 	deletions int
 	udp       map[uint16]bool // ports that a foreign process holds
 	announced []Neighbor
+	children  map[string]map[string]*fakeChild // path → interface → child
+	wireless  map[string]bool
+	missing   map[string]bool // kinds of devices that this kernel lacks
 }
 
 type fakeLink struct {
 	Link
 	addrs   []netip.Prefix
 	peer    string // name of the other end in this namespace
+	carrier bool   // the other end is up, wherever it is
 	sandbox string // path of the namespace that has the other end
 	inside  string // its name there
+
+	child Child  // what a child was made as
+	peers []Peer // whom a shim leads to
 
 	vxlan     VXLAN
 	fdb       map[place]FDBEntry
@@ -42,7 +50,8 @@ type fakeLink struct {
 
 // NewFake makes a machine that has only the loopback device.
 func NewFake() *Fake {
-	f := &Fake{links: map[string]*fakeLink{}, sandboxes: map[string]map[string][]netip.Prefix{}, sysctls: map[string]string{}}
+	f := &Fake{links: map[string]*fakeLink{}, sandboxes: map[string]map[string][]netip.Prefix{}, sysctls: map[string]string{}, flags: map[netip.Addr]Address{},
+		children: map[string]map[string]*fakeChild{}, wireless: map[string]bool{}, missing: map[string]bool{}}
 	f.add(Link{Name: "lo", Loopback: true, Up: true, MTU: 65536})
 	return f
 }
@@ -109,7 +118,7 @@ func (f *Fake) EnsureBridge(b Bridge) (made bool, err error) {
 		made = true
 	}
 	if l.Kind != "bridge" {
-		return made, fmt.Errorf("device %s %w but a %s", b.Name, ErrNotBridge, l.Kind)
+		return made, fmt.Errorf("device %s %w but of kind %s", b.Name, ErrNotBridge, l.Kind)
 	}
 	if !b.Adopt {
 		l.Alias = b.Alias
@@ -160,6 +169,8 @@ func (f *Fake) delete(name string) {
 	}
 	delete(f.links, name)
 	delete(f.links, l.peer)
+	f.deleteChildren(l.Index)
+	f.routes = slices.DeleteFunc(f.routes, func(r Route) bool { return r.Link == l.Index })
 	if l.sandbox != "" {
 		delete(f.sandboxes[l.sandbox], l.inside)
 	}
@@ -226,7 +237,7 @@ func (f *Fake) Attach(a Attachment) (ifname string, err error) {
 	if err != nil {
 		return "", err
 	}
-	l.sandbox, l.inside = a.Sandbox, name
+	l.sandbox, l.inside, l.carrier = a.Sandbox, name, true
 	ns[name] = slices.Clone(a.Addrs)
 	return name, nil
 }
@@ -266,9 +277,30 @@ func (f *Fake) LinkByName(name string) (Link, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if l := f.links[name]; l != nil {
-		return l.Link, nil
+		return l.link(), nil
+	}
+	for _, l := range f.links {
+		if slices.Contains(l.AltNames, name) {
+			return l.link(), nil
+		}
 	}
 	return Link{}, fmt.Errorf("link %s: %w", name, ErrNotFound)
+}
+
+// link is the link as a Host shows it.
+func (l *fakeLink) link() Link {
+	out := l.Link
+	out.Running = l.Up && l.carrier
+	return out
+}
+
+// Carry sets the other end of a link up or down, as the engine does once it has moved it.
+func (f *Fake) Carry(name string, up bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if l := f.links[name]; l != nil {
+		l.carrier = up
+	}
 }
 
 // Links is as [Host.Links].
@@ -277,7 +309,7 @@ func (f *Fake) Links() ([]Link, error) {
 	defer f.mu.Unlock()
 	var out []Link
 	for _, l := range f.sorted() {
-		out = append(out, l.Link)
+		out = append(out, l.link())
 	}
 	return out, nil
 }
@@ -298,7 +330,9 @@ func (f *Fake) Addresses() ([]Address, error) {
 	var out []Address
 	for _, l := range f.sorted() {
 		for _, a := range l.addrs {
-			out = append(out, Address{Link: l.Index, Prefix: a})
+			one := f.flags[a.Addr()]
+			one.Link, one.Prefix = l.Index, a
+			out = append(out, one)
 		}
 	}
 	return out, nil
@@ -311,7 +345,12 @@ func (f *Fake) Routes() ([]Route, error) {
 	out := slices.Clone(f.routes)
 	for _, l := range f.sorted() {
 		for _, a := range l.addrs {
-			out = append(out, Route{Dst: a.Masked(), Link: l.Index})
+			if l.child.Kind == "" { // those of a shim bring no route
+				out = append(out, Route{Dst: a.Masked(), Link: l.Index})
+			}
+		}
+		for _, p := range l.peers {
+			out = append(out, Route{Dst: netip.PrefixFrom(p.Addr, p.Addr.BitLen()), Link: l.Index, Ours: true})
 		}
 	}
 	return out, nil
@@ -388,6 +427,42 @@ func (f *Fake) Lose(name string) error {
 	return nil
 }
 
+// Rename gives a device another name.
+func (f *Fake) Rename(from, to string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.links[from]
+	if l == nil || f.links[to] != nil {
+		return fmt.Errorf("rename %s to %s: no such device, or the name is taken", from, to)
+	}
+	delete(f.links, from)
+	l.Name, f.links[to] = to, l
+	return nil
+}
+
+// RouteMatch is the closest of the routes to an address, but for those to the host's own.
+func (f *Fake) RouteMatch(to netip.Addr) (Route, error) {
+	routes, err := f.Routes()
+	best, found := Route{}, false
+	for _, r := range routes {
+		if r.Dst.Contains(to) && (!found || r.Dst.Bits() > best.Dst.Bits()) {
+			best, found = r, true
+		}
+	}
+	if err == nil && (!found || best.Link == 0) {
+		err = fmt.Errorf("route to %s: %w", to, ErrNotFound)
+	}
+	return best, err
+}
+
+// Also gives a device an alternative name.
+func (f *Fake) Also(name, alternative string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.links[name]
+	l.AltNames = append(slices.Clone(l.AltNames), alternative)
+}
+
 // Dump prints devices and sandboxes, one line each.
 func (f *Fake) Dump() string {
 	f.mu.Lock()
@@ -414,9 +489,16 @@ func (f *Fake) Dump() string {
 		if l.sandbox != "" {
 			fmt.Fprintf(&b, " peer=%s:%s %v", l.sandbox, l.inside, f.sandboxes[l.sandbox][l.inside])
 		}
+		if l.VLAN != 0 || l.child.Kind != "" {
+			fmt.Fprintf(&b, " on=%s", names[l.Parent])
+		}
+		for _, p := range l.peers {
+			fmt.Fprintf(&b, "\n  peer %s", p)
+		}
 		l.dumpOverlay(&b)
 		b.WriteByte('\n')
 	}
+	f.dumpChildren(&b, names)
 	return b.String()
 }
 

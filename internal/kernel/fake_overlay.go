@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -34,13 +35,13 @@ func (f *Fake) EnsureVXLAN(v VXLAN) (Change, error) {
 	case br == nil:
 		return Kept, fmt.Errorf("VXLAN device %s: bridge %s: %w", v.Name, v.Bridge, ErrNotFound)
 	case br.Kind != "bridge":
-		return Kept, fmt.Errorf("VXLAN device %s: device %s %w but a %s", v.Name, v.Bridge, ErrNotBridge, br.Kind)
+		return Kept, fmt.Errorf("VXLAN device %s: device %s %w but of kind %s", v.Name, v.Bridge, ErrNotBridge, br.Kind)
 	}
 	l := f.links[v.Name]
 	if l != nil {
 		switch have := l.vxlan; {
 		case l.Kind != "vxlan":
-			return Kept, fmt.Errorf("device %s %w but a %s", v.Name, ErrNotVXLAN, l.Kind)
+			return Kept, fmt.Errorf("device %s %w but of kind %s", v.Name, ErrNotVXLAN, l.Kind)
 		case l.Group != Group && l.Group != DoomedGroup:
 			return Kept, fmt.Errorf("VXLAN device %s %w and is not weft's: delete or rename it", v.Name, ErrExists)
 		case l.Group == DoomedGroup || have.VNI != v.VNI || have.Port != v.Port || have.Local.Is4() != v.Local.Is4():
@@ -84,7 +85,7 @@ func (f *Fake) mendVXLAN(l *fakeLink, v VXLAN, br *fakeLink) Change {
 	}
 	l.vxlan = v
 	l.vxlan.Bridge, l.vxlan.MTU, l.vxlan.Alias = "", l.MTU, l.Alias
-	if before == l.Link && had.Local == v.Local && had.MAC.String() == v.MAC.String() {
+	if reflect.DeepEqual(before, l.Link) && had.Local == v.Local && had.MAC.String() == v.MAC.String() {
 		return Kept
 	}
 	return Mended

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/kernel"
+	"github.com/weft-net/weft/internal/kernel/kerneltest"
 )
 
 // tunnel makes a bridge and a VXLAN device.
@@ -70,7 +71,7 @@ func held(t *testing.T, w tunnels) kernel.Forwarding {
 // from one to the other, a second difference is empty, nothing is named twice,
 // and what stays is not touched. The kernel agrees with the model.
 func TestDiffForwarding(t *testing.T) {
-	host := inNamespace(t)
+	host := kerneltest.Host(t)
 	tunnel(t, host)
 	const rounds = 300
 	for seed := range uint64(rounds) {
@@ -158,7 +159,7 @@ func many(n int) kernel.Forwarding {
 // entry of the FDB: each is told, the others are carried out. There are more neighbours than
 // net.ipv4.neigh.default.gc_thresh3 lets be learned.
 func TestManyEntries(t *testing.T) {
-	host := inNamespace(t)
+	host := kerneltest.Host(t)
 	tunnel(t, host)
 	f := many(1500)
 	bad := 0
@@ -197,7 +198,7 @@ func TestManyEntries(t *testing.T) {
 // TestBatchSpeed programs 1,000 entries in far less than 50 ms. The best of some
 // rounds counts: others use this machine too.
 func TestBatchSpeed(t *testing.T) {
-	host := inNamespace(t)
+	host := kerneltest.Host(t)
 	tunnel(t, host)
 	f := many(250)
 	best := time.Hour
@@ -219,7 +220,7 @@ func TestBatchSpeed(t *testing.T) {
 
 // TestForeignEntries are not taken for weft's: what the kernel made or learned.
 func TestForeignEntries(t *testing.T) {
-	host := inNamespace(t)
+	host := kerneltest.Host(t)
 	tunnel(t, host)
 	ip(t, "neigh", "add", "10.5.0.1", "lladdr", "02:00:00:00:00:01", "dev", "wf-1", "nud", "reachable")
 	if got := held(t, host); len(got.FDB)+len(got.Neighbors) != 0 {
@@ -240,7 +241,7 @@ func TestForeignEntries(t *testing.T) {
 func BenchmarkForwarding(b *testing.B) {
 	f := many(250)
 	b.Run("batched", func(b *testing.B) {
-		host := inNamespace(b)
+		host := kerneltest.Host(b)
 		tunnel(b, host)
 		for b.Loop() {
 			if err := errors.Join(host.ApplyForwarding(kernel.ForwardingChanges{Add: f}), host.ApplyForwarding(kernel.ForwardingChanges{Delete: f})); err != nil {
@@ -250,7 +251,7 @@ func BenchmarkForwarding(b *testing.B) {
 		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/2000, "ns/entry")
 	})
 	b.Run("single", func(b *testing.B) {
-		host := inNamespace(b)
+		host := kerneltest.Host(b)
 		tunnel(b, host)
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
@@ -270,7 +271,7 @@ func BenchmarkForwarding(b *testing.B) {
 		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/2000, "ns/entry")
 	})
 	b.Run("list", func(b *testing.B) {
-		host := inNamespace(b)
+		host := kerneltest.Host(b)
 		tunnel(b, host)
 		if err := host.ApplyForwarding(kernel.ForwardingChanges{Add: f}); err != nil {
 			b.Fatal(err)
@@ -320,7 +321,7 @@ func TestEntriesOfPorts(t *testing.T) {
 	}
 	here := kernel.Forwarding{FDB: []kernel.FDBEntry{{Link: "wv-1", MAC: station(1)}}}
 	there := remote(1, "192.0.2.2")
-	for _, w := range []ports{inNamespace(t), kernel.NewFake()} {
+	for _, w := range []ports{kerneltest.Host(t), kernel.NewFake()} {
 		tunnel(t, w)
 		if err := w.AddVeth(kernel.Veth{Host: "wv-1", Peer: "wp-1", Bridge: "wf-1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}); err != nil {
 			t.Fatal(err)

@@ -117,6 +117,10 @@ func vocabulary(err error) error {
 		return fmt.Errorf("%w (%w)", ErrNotFound, err)
 	case errors.Is(err, syscall.EEXIST):
 		return fmt.Errorf("%w (%w)", ErrExists, err)
+	case errors.Is(err, syscall.EBUSY):
+		return fmt.Errorf("%w (%w)", ErrBusy, err)
+	case errors.Is(err, syscall.EOPNOTSUPP):
+		return fmt.Errorf("%w (%w)", ErrNotSupported, err)
 	}
 	return err
 }

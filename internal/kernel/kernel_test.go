@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -20,54 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/kernel"
+	"github.com/weft-net/weft/internal/kernel/kerneltest"
 )
-
-// inNamespace runs the rest of the test on a thread in a namespace of its own,
-// which ends with the thread.
-func inNamespace(t testing.TB) *kernel.Host {
-	t.Helper()
-	runtime.LockOSThread() // never unlocked: the thread dies with the test's goroutine
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Fatalf("unshare: %v (the tests run as root)", err)
-	}
-	h, err := kernel.Open(kernel.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := h.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return h
-}
-
-// sandbox makes one more namespace and mounts it at a path, as the engine does.
-func sandbox(t testing.TB) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "netns")
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			err = unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return path
-}
 
 // ip runs the ip command in the test's namespace.
 func ip(t *testing.T, args ...string) string {
@@ -82,11 +35,7 @@ func ip(t *testing.T, args ...string) string {
 // inSandbox runs the ip command in a sandbox.
 func inSandbox(t *testing.T, path string, args ...string) string {
 	t.Helper()
-	out, err := exec.Command("nsenter", append([]string{"--net=" + path, "ip"}, args...)...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("ip %s: %v: %s", strings.Join(args, " "), err, out)
-	}
-	return string(out)
+	return kerneltest.Run(t, path, append([]string{"ip"}, args...)...)
 }
 
 // world is what the conformance test drives.
@@ -149,8 +98,8 @@ func prefixes(list ...string) []netip.Prefix {
 
 // TestConformance drives the real kernel and the fake with the same steps.
 func TestConformance(t *testing.T) {
-	host := inNamespace(t)
-	ns := sandbox(t)
+	host := kerneltest.Host(t)
+	ns := kerneltest.Sandbox(t)
 	fake := kernel.NewFake()
 	fake.AddSandbox(ns)
 	br := kernel.Bridge{Name: "wf-1", Alias: "weft network 1", MTU: 1400, IPv6: true, Addrs: prefixes("10.9.0.1/24", "fd00:9::1/64")}
@@ -238,6 +187,9 @@ func TestConformance(t *testing.T) {
 				t.Errorf("%s: kernel error %v, fake %v", s.name, err, fakeErr)
 			}
 		}
+		if errors.Is(err, kernel.ErrNotBridge) && !strings.Contains(err.Error(), "is not a bridge but of kind ") {
+			t.Errorf("%s: %v", s.name, err)
+		}
 		if (err == nil) != (fakeErr == nil) {
 			t.Errorf("%s: kernel error %v, fake %v", s.name, err, fakeErr)
 		}
@@ -249,8 +201,8 @@ func TestConformance(t *testing.T) {
 
 // TestAttach looks at the sandbox's side.
 func TestAttach(t *testing.T) {
-	host := inNamespace(t)
-	ns := sandbox(t)
+	host := kerneltest.Host(t)
+	ns := kerneltest.Sandbox(t)
 	if _, err := host.EnsureBridge(kernel.Bridge{Name: "wf-1", Addrs: prefixes("10.9.0.1/24")}); err != nil {
 		t.Fatal(err)
 	}
@@ -271,7 +223,7 @@ func TestAttach(t *testing.T) {
 	if strings.Contains(out, "inet6") {
 		t.Errorf("IPv6 is on:\n%s", out)
 	}
-	if v, err := exec.Command("nsenter", "--net="+ns, "cat", "/proc/sys/net/ipv4/conf/weft0/log_martians").Output(); err != nil || strings.TrimSpace(string(v)) != "1" {
+	if v, err := kerneltest.Try(ns, "cat", "/proc/sys/net/ipv4/conf/weft0/log_martians"); err != nil || strings.TrimSpace(v) != "1" {
 		t.Errorf("sysctl in the sandbox: %q, %v", v, err)
 	}
 	// The host's own namespace is untouched, and the thread is back in it.
@@ -286,8 +238,8 @@ func TestAttach(t *testing.T) {
 // TestAttachDown: an attached pair that is down passes nothing and has its addresses,
 // and passes everything once it is up.
 func TestAttachDown(t *testing.T) {
-	host := inNamespace(t)
-	ns := sandbox(t)
+	host := kerneltest.Host(t)
+	ns := kerneltest.Sandbox(t)
 	if _, err := host.EnsureBridge(kernel.Bridge{Name: "wf-1", Addrs: prefixes("10.9.0.1/24")}); err != nil {
 		t.Fatal(err)
 	}
@@ -329,8 +281,8 @@ func TestAttachDown(t *testing.T) {
 // TestAnnounce: who waits for an address on a bridge has it when it is announced, and
 // need not ask again.
 func TestAnnounce(t *testing.T) {
-	host := inNamespace(t)
-	ns := sandbox(t)
+	host := kerneltest.Host(t)
+	ns := kerneltest.Sandbox(t)
 	if _, err := host.EnsureBridge(kernel.Bridge{Name: "wf-1", MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}}); err != nil {
 		t.Fatal(err)
 	}
@@ -361,7 +313,7 @@ func TestAnnounce(t *testing.T) {
 
 // TestPortFlags looks at isolation and hairpin.
 func TestPortFlags(t *testing.T) {
-	host := inNamespace(t)
+	host := kerneltest.Host(t)
 	if _, err := host.EnsureBridge(kernel.Bridge{Name: "wf-1"}); err != nil {
 		t.Fatal(err)
 	}
@@ -378,7 +330,7 @@ func TestPortFlags(t *testing.T) {
 
 // TestSysctlOfDottedDevice makes sure that eth0.100 is one name.
 func TestSysctlOfDottedDevice(t *testing.T) {
-	host := inNamespace(t)
+	host := kerneltest.Host(t)
 	ip(t, "link", "add", "eth0.100", "type", "bridge")
 	changed, err := host.EnsureSysctl(kernel.Sysctl{Key: "net.ipv4.conf.eth0.100.log_martians", Value: "1"})
 	if err != nil || !changed {
@@ -392,23 +344,36 @@ func TestSysctlOfDottedDevice(t *testing.T) {
 
 // TestRoutes sees on-link routes and routes over a gateway.
 func TestRoutes(t *testing.T) {
-	host := inNamespace(t)
-	if _, err := host.EnsureBridge(kernel.Bridge{Name: "wf-1", Addrs: prefixes("10.9.0.1/24")}); err != nil {
+	host := kerneltest.Host(t)
+	if _, err := host.EnsureBridge(kernel.Bridge{Name: "wf-1", Addrs: prefixes("10.9.0.1/24"), IPv6: true}); err != nil {
 		t.Fatal(err)
 	}
 	ip(t, "route", "add", "default", "via", "10.9.0.9")
+	ip(t, "route", "add", "10.2.0.0/16", "via", "inet6", "fe80::1", "dev", "wf-1")
+	ip(t, "route", "add", "10.3.0.0/16", "nexthop", "via", "inet6", "fe80::2", "dev", "wf-1", "nexthop", "via", "10.9.0.8")
+	for i, kind := range []string{"blackhole", "unreachable", "prohibit", "throw"} {
+		ip(t, "route", "add", kind, fmt.Sprintf("10.4.%d.0/24", i))
+		ip(t, "-6", "route", "add", kind, fmt.Sprintf("fd04:%d::/64", i))
+	}
 	routes, err := host.Routes()
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got []string
 	for _, r := range routes {
-		if r.Dst.Addr().Is4() {
-			got = append(got, fmt.Sprintf("%s via %s", r.Dst, r.Gateway))
+		if r.Dst.Addr().Is4() || r.Dst.Addr().IsPrivate() {
+			got = append(got, fmt.Sprintf("%s via %s, somebody's: %t", r.Dst, r.Gateway, r.Takes()))
 		}
 	}
 	slices.Sort(got)
-	want := []string{"0.0.0.0/0 via 10.9.0.9", "10.9.0.0/24 via invalid IP"}
+	want := []string{"0.0.0.0/0 via 10.9.0.9, somebody's: false", "10.2.0.0/16 via fe80::1, somebody's: true", "10.3.0.0/16 via fe80::2, somebody's: true"}
+	for _, p := range []string{"10.4.0.0/24", "10.4.1.0/24", "10.4.2.0/24", "10.4.3.0/24"} {
+		want = append(want, p+" via invalid IP, somebody's: false")
+	}
+	want = append(want, "10.9.0.0/24 via invalid IP, somebody's: true")
+	for _, p := range []string{"fd04:1::/64", "fd04:2::/64", "fd04:3::/64", "fd04::/64"} {
+		want = append(want, p+" via invalid IP, somebody's: false")
+	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("routes (-want +got):\n%s", d)
 	}
@@ -425,7 +390,7 @@ func TestPortHolder(t *testing.T) {
 		_, _ = io.Copy(io.Discard, os.Stdin) // until the parent closes it
 		return
 	}
-	host := inNamespace(t)
+	host := kerneltest.Host(t)
 	ip(t, "link", "set", "lo", "up")
 	dir := cgroup(t)
 	listener := exec.Command(os.Args[0], "-test.run=^TestPortHolder$")
@@ -485,7 +450,7 @@ func cgroup(t *testing.T) string {
 
 // TestWatch gets a hint for a new device.
 func TestWatch(t *testing.T) {
-	host := inNamespace(t)
+	host := kerneltest.Host(t)
 	hints, err := host.Watch(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -524,5 +489,17 @@ func TestLater(t *testing.T) {
 	}
 	if got := fake.Forgotten(); len(got) != 1 {
 		t.Errorf("forgotten: %v", got)
+	}
+}
+
+// TestLinkNames: a device is known by its alternative names as well, and a card by the address
+// with which it was made.
+func TestLinkNames(t *testing.T) {
+	h := kerneltest.Host(t)
+	kerneltest.Run(t, "", "ip", "link", "add", "e0", "type", "veth", "peer", "name", "e1")
+	kerneltest.Run(t, "", "ip", "link", "property", "add", "dev", "e0", "altname", "the-first-card-of-this-host")
+	l, err := h.LinkByName("e0")
+	if err != nil || !slices.Equal(l.AltNames, []string{"the-first-card-of-this-host"}) {
+		t.Errorf("%+v, %v", l, err)
 	}
 }

@@ -47,7 +47,7 @@ func (h *Host) EnsureBridge(b Bridge) (made bool, err error) {
 		}
 	}
 	if link.Type() != "bridge" {
-		return made, fmt.Errorf("device %s %w but a %s", b.Name, ErrNotBridge, link.Type())
+		return made, fmt.Errorf("device %s %w but of kind %s", b.Name, ErrNotBridge, link.Type())
 	}
 	if !b.Adopt {
 		if err := h.dressBridge(b, link); err != nil {
@@ -317,8 +317,21 @@ func toLink(l netlink.Link) Link {
 	if kind == "device" {
 		kind = ""
 	}
+	// The carrier is what the other end says at once; the state that a bridge goes by
+	// follows it by a work queue, and is unknown, not down, of a new device.
+	const running = unix.IFF_UP | unix.IFF_RUNNING | unix.IFF_LOWER_UP
 	out := Link{Index: a.Index, Name: a.Name, Alias: a.Alias, Kind: kind, Master: a.MasterIndex, Group: a.Group,
-		MTU: a.MTU, Up: a.Flags&net.FlagUp != 0, Loopback: a.Flags&net.FlagLoopback != 0}
+		MTU: a.MTU, Up: a.Flags&net.FlagUp != 0, Loopback: a.Flags&net.FlagLoopback != 0,
+		Running: a.RawFlags&running == running, Carrier: a.RawFlags&unix.IFF_LOWER_UP != 0, Bare: a.EncapType != "ether"}
+	copy(out.MAC[:], a.HardwareAddr)
+	copy(out.PermMAC[:], a.PermHWAddr)
+	out.AltNames = a.AltNames
+	if a.NetNsID < 0 { // the device below is in this namespace
+		out.Parent = a.ParentIndex
+	}
+	if v, ok := l.(*netlink.Vlan); ok {
+		out.VLAN, out.Provider = v.VlanId, v.VlanProtocol == netlink.VLAN_PROTOCOL_8021AD
+	}
 	if p := a.Protinfo; p != nil {
 		out.Hairpin, out.Isolated = p.Hairpin, p.Isolated
 	}
@@ -333,7 +346,10 @@ func (h *Host) Addresses() ([]Address, error) {
 	}
 	out := make([]Address, 0, len(list))
 	for _, a := range list {
-		out = append(out, Address{Link: a.LinkIndex, Prefix: netPrefix(a.IPNet)})
+		p, refused := netPrefix(a.IPNet), a.Flags&unix.IFA_F_DADFAILED != 0
+		out = append(out, Address{Link: a.LinkIndex, Prefix: p, Tentative: a.Flags&unix.IFA_F_TENTATIVE != 0 && !refused, Refused: refused,
+			Deprecated: a.Flags&unix.IFA_F_DEPRECATED != 0, Passing: a.Flags&unix.IFA_F_PERMANENT == 0,
+			Temporary: a.Flags&unix.IFA_F_TEMPORARY != 0 && p.Addr().Is6()}) // of IPv4 it is another flag
 	}
 	return out, nil
 }
@@ -346,19 +362,48 @@ func (h *Host) Routes() ([]Route, error) {
 	}
 	out := make([]Route, 0, len(list))
 	for _, r := range list {
-		route := Route{Dst: netPrefix(r.Dst), Link: r.LinkIndex}
-		if gw, ok := netip.AddrFromSlice(r.Gw); ok {
-			route.Gateway = gw.Unmap()
-		}
-		if len(r.MultiPath) > 0 {
-			route.Link = r.MultiPath[0].LinkIndex
-			if gw, ok := netip.AddrFromSlice(r.MultiPath[0].Gw); ok {
-				route.Gateway = gw.Unmap()
-			}
-		}
-		out = append(out, route)
+		out = append(out, toRoute(r))
 	}
 	return out, nil
+}
+
+// RouteMatch returns the route of the main table that the kernel takes to an address, whatever
+// the number of routes. One of another table, one that refuses, one to an address of the
+// host's own (of the main table as well, if the kernel keeps both in one) or none at all is
+// [ErrNotFound].
+func (h *Host) RouteMatch(to netip.Addr) (Route, error) {
+	list, err := h.nl.RouteGetWithOptions(to.AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
+	if err = noRoute(err); err == nil && (len(list) != 1 || list[0].Table != unix.RT_TABLE_MAIN || list[0].Type != unix.RTN_UNICAST || list[0].Dst == nil) {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return Route{}, fmt.Errorf("route to %s: %w", to, err)
+	}
+	return toRoute(list[0]), nil
+}
+
+func toRoute(r netlink.Route) Route {
+	out := Route{Dst: netPrefix(r.Dst), Link: r.LinkIndex, Ours: r.Protocol == routeProtocol}
+	out.Gateway = nextHop(r.Gw, r.Via)
+	if len(r.MultiPath) > 0 {
+		first := r.MultiPath[0]
+		out.Link, out.Gateway = first.LinkIndex, nextHop(first.Gw, first.Via)
+	}
+	switch r.Type {
+	case unix.RTN_BLACKHOLE, unix.RTN_UNREACHABLE, unix.RTN_PROHIBIT, unix.RTN_THROW:
+		out.Link = 0 // with IPv6 the kernel says lo
+	}
+	return out
+}
+
+// nextHop is the router of a route, if it has one. That of an IPv4 route may have an IPv6
+// address.
+func nextHop(gw net.IP, other netlink.Destination) netip.Addr {
+	if via, ok := other.(*netlink.Via); ok {
+		gw = via.Addr
+	}
+	a, _ := netip.AddrFromSlice(gw)
+	return a.Unmap()
 }
 
 // Detach takes a link out of service at once: one message sets it down and puts

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/weft-net/weft/internal/kernel/kerneltest"
 )
 
 // TestMachineUplinks reads which addresses somebody gave to links with a default
@@ -41,7 +43,7 @@ func TestMachineUplinks(t *testing.T) {
 		{"weft's own", []string{link("u0", "address "+own+" group 0x77656674"), up0, addr, route}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			host := inNamespace(t)
+			host := kerneltest.Host(t)
 			for _, command := range c.does {
 				ip(t, strings.Fields(command)...)
 			}
@@ -55,7 +57,7 @@ func TestMachineUplinks(t *testing.T) {
 		})
 	}
 	t.Run("all links", func(t *testing.T) {
-		host := inNamespace(t)
+		host := kerneltest.Host(t)
 		ip(t, strings.Fields("link add u0 address "+set+" type veth peer name p0 address "+own)...)
 		if d := cmp.Diff([]string{set, own}, host.Machine().Links); d != "" {
 			t.Errorf("links (-want +got):\n%s", d)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/kernel"
+	"github.com/weft-net/weft/internal/kernel/kerneltest"
 )
 
 // tunnelHost is a network namespace with a thread in it that does what it is told.
@@ -24,7 +25,7 @@ type tunnelHost struct {
 
 func newTunnelHost(t *testing.T, n int) *tunnelHost {
 	t.Helper()
-	h := &tunnelHost{n: n, calls: make(chan func()), path: sandbox(t)}
+	h := &tunnelHost{n: n, calls: make(chan func()), path: kerneltest.Sandbox(t)}
 	go func() {
 		runtime.LockOSThread() // never unlocked
 		for f := range h.calls {
@@ -186,7 +187,7 @@ func TestTunnelPath(t *testing.T) {
 // container from the gateway's address and does not know the container: the ARP
 // request carries the host's own address.
 func TestGatewayIsNoSender(t *testing.T) {
-	host := inNamespace(t)
+	host := kerneltest.Host(t)
 	_, err := host.EnsureBridge(kernel.Bridge{Name: "wf-1", Addrs: prefixes("10.5.0.101/24"), Gateways: []netip.Addr{addr("10.5.0.1")}})
 	if err != nil {
 		t.Fatal(err)
@@ -194,21 +195,7 @@ func TestGatewayIsNoSender(t *testing.T) {
 	ip(t, "link", "add", "x", "master", "wf-1", "type", "veth", "peer", "name", "y")
 	ip(t, "link", "set", "x", "up")
 	ip(t, "link", "set", "y", "up")
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(unix.ETH_P_ARP&0xff)<<8|unix.ETH_P_ARP>>8)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Close(fd)
-	y, err := host.LinkByName("y")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: uint16(unix.ETH_P_ARP&0xff)<<8 | unix.ETH_P_ARP>>8, Ifindex: y.Index}); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 5}); err != nil {
-		t.Fatal(err)
-	}
+	fd := kerneltest.Tap(t, "", "y", unix.ETH_P_ARP)
 	conn, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.IPv4(10, 5, 0, 1)}, &net.UDPAddr{IP: net.IPv4(10, 5, 0, 11), Port: 9})
 	if err != nil {
 		t.Fatal(err)
@@ -230,7 +217,7 @@ func TestGatewayIsNoSender(t *testing.T) {
 // TestNeighborsStay while ports of the bridge come and go: its MAC is fixed, and
 // so are its neighbours and its MTU.
 func TestNeighborsStay(t *testing.T) {
-	host := inNamespace(t)
+	host := kerneltest.Host(t)
 	tunnel(t, host)
 	if _, err := host.EnsureBridge(kernel.Bridge{Name: "wf-1", IPv6: true, MTU: 1400}); err != nil {
 		t.Fatal(err)
@@ -262,7 +249,7 @@ func TestNeighborsStay(t *testing.T) {
 
 // TestWatchAddress gets a hint when an address of the underlay changes.
 func TestWatchAddress(t *testing.T) {
-	host := inNamespace(t)
+	host := kerneltest.Host(t)
 	ip(t, "link", "add", "u0", "type", "bridge")
 	hints, err := host.Watch(t.Context())
 	if err != nil {

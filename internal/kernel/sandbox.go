@@ -3,7 +3,6 @@ package kernel
 import (
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"strconv"
 
@@ -138,20 +137,20 @@ func inside(ns netns.NsHandle, fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		own, err := os.Open("/proc/thread-self/ns/net")
+		own, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0) // os.Open would have it watched
 		if err != nil {
 			runtime.UnlockOSThread()
 			done <- fmt.Errorf("open own network namespace: %w", err)
 			return
 		}
-		defer own.Close()
+		defer unix.Close(own)
 		if err := unix.Setns(int(ns), unix.CLONE_NEWNET); err != nil {
 			runtime.UnlockOSThread()
 			done <- fmt.Errorf("enter network namespace: %w", err)
 			return
 		}
 		err = fn()
-		if back := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); back == nil {
+		if back := unix.Setns(own, unix.CLONE_NEWNET); back == nil {
 			runtime.UnlockOSThread()
 		}
 		done <- err

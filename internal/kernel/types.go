@@ -22,6 +22,10 @@ var (
 	ErrPortInUse = errors.New("is taken")
 	// ErrInvalid means that a value is one that no kernel takes.
 	ErrInvalid = errors.New("is not valid")
+	// ErrBusy means that something else uses a device in a way that admits no other.
+	ErrBusy = errors.New("is busy")
+	// ErrNotSupported means that this kernel has no such kind of device.
+	ErrNotSupported = errors.New("is not supported by this kernel")
 )
 
 // Change is what an Ensure call did to a device.
@@ -131,8 +135,29 @@ type Link struct {
 	Group  uint32
 	MTU    int
 	Up     bool
+	// Running says that what the device is connected to is up as well, and that the
+	// kernel has noticed: from then on a port of a bridge forwards.
+	Running bool
+	// Carrier says that there is a line, or whatever stands for it.
+	Carrier bool
+	MAC     MAC
+	// PermMAC is the address that a card was made with, the zero MAC if the kernel does
+	// not tell (before 5.6) or the device was made by software.
+	PermMAC MAC
+	// AltNames are further names by which commands find it.
+	AltNames []string
+	// Parent is the index of the device below a sub-interface, a macvlan or an ipvlan
+	// device, and of the other end of a pair; 0 for none in this namespace.
+	Parent int
+	// VLAN is the tag of a sub-interface, 0 for other devices.
+	VLAN int
+	// Provider says that the tag is one of 802.1ad, and not of 802.1Q: two devices with one
+	// number are on two lines.
+	Provider bool
 	// Loopback tells the loopback device.
 	Loopback bool
+	// Bare says that frames have no Ethernet header: tunnels and the like.
+	Bare bool
 	// Isolated and Hairpin are the bridge port's flags; only set by BridgePorts.
 	Isolated, Hairpin bool
 }
@@ -141,13 +166,33 @@ type Link struct {
 type Route struct {
 	Dst     netip.Prefix // the default route is 0.0.0.0/0 or ::/0
 	Gateway netip.Addr   // zero for an on-link route
-	Link    int          // index of the device
+	// Link is the index of the device, 0 for none: it refuses what it covers, or leaves it to
+	// other tables.
+	Link int
+	// Ours says that it leads to a [Peer]: it tells nothing about whose subnet it is in.
+	Ours bool
+}
+
+// Takes reports whether its destination is somebody's subnet. A default route's is not, nor
+// are its halves, which VPNs make, nor what is led to no device.
+func (r Route) Takes() bool {
+	return !r.Ours && r.Link != 0 && r.Dst.Bits() > 1 && !r.Dst.Addr().IsLinkLocalUnicast() && !r.Dst.Addr().IsMulticast()
 }
 
 // Address is an address on a device.
 type Address struct {
 	Link   int
 	Prefix netip.Prefix
+	// Tentative says that nothing can use it yet: whether others have it is being found
+	// out. Refused says that others have it.
+	Tentative, Refused bool
+	// Deprecated says that what uses it goes on, and that nothing new should use it.
+	Deprecated bool
+	// Passing says that it ends unless somebody renews it, as what routers announce does.
+	Passing bool
+	// Temporary says that the host takes another one in its place from time to time, to be
+	// known less well.
+	Temporary bool
 }
 
 // Flow selects conntrack entries by their original destination and by who

@@ -49,9 +49,7 @@ func toPath(r netlink.Route, link netlink.Link) Path {
 	if src, ok := netip.AddrFromSlice(r.Src); ok {
 		p.Source = src.Unmap()
 	}
-	if gw, ok := netip.AddrFromSlice(r.Gw); ok {
-		p.Gateway = gw.Unmap()
-	}
+	p.Gateway = nextHop(r.Gw, r.Via)
 	if r.MTU > 0 {
 		p.MTU = min(p.MTU, r.MTU)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/weft-net/weft/internal/kernel"
+	"github.com/weft-net/weft/internal/kernel/kerneltest"
 )
 
 // comparable addresses, for cmp.
@@ -18,7 +19,7 @@ func sameAddr() cmp.Option { return cmp.Comparer(func(a, b netip.Addr) bool { re
 
 // TestRouteTo finds source, device and MTU of the way to another host.
 func TestRouteTo(t *testing.T) {
-	host := inNamespace(t)
+	host := kerneltest.Host(t)
 	ip(t, "link", "set", "lo", "up")
 	ip(t, "link", "add", "eth7", "mtu", "9000", "type", "veth", "peer", "name", "peer7")
 	ip(t, "link", "set", "peer7", "up")
@@ -70,7 +71,7 @@ func TestGatewayIsNoSource(t *testing.T) {
 	bridge := kernel.Bridge{Name: "wf-1", IPv6: true, MAC: net.HardwareAddr{2, 0, 0, 0, 8, 1}, RouteLocalnet: true}
 	for name, steps := range map[string][][]netip.Prefix{"at once": {own}, "gateway first": {nil, own}, "one by one": {own[:1], own}} {
 		t.Run(name, func(t *testing.T) {
-			host := inNamespace(t)
+			host := kerneltest.Host(t)
 			ip(t, "link", "set", "lo", "up")
 			for _, addrs := range steps {
 				b := bridge

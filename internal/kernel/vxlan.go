@@ -118,7 +118,7 @@ func (h *Host) EnsureVXLAN(v VXLAN) (Change, error) {
 		return Kept, fmt.Errorf("VXLAN device %s: bridge %s: %w", v.Name, v.Bridge, vocabulary(err))
 	}
 	if br.Type() != "bridge" {
-		return Kept, fmt.Errorf("VXLAN device %s: device %s %w but a %s", v.Name, v.Bridge, ErrNotBridge, br.Type())
+		return Kept, fmt.Errorf("VXLAN device %s: device %s %w but of kind %s", v.Name, v.Bridge, ErrNotBridge, br.Type())
 	}
 	have, err := h.vxlan(v.Name)
 	switch {
@@ -336,7 +336,7 @@ func (h *Host) vxlan(name string) (vxlanState, error) {
 	}
 	dev, ok := link.(*netlink.Vxlan)
 	if !ok {
-		return vxlanState{}, fmt.Errorf("device %s %w but a %s", name, ErrNotVXLAN, link.Type())
+		return vxlanState{}, fmt.Errorf("device %s %w but of kind %s", name, ErrNotVXLAN, link.Type())
 	}
 	s := toVXLAN(dev)
 	return s, s.readInfo(msgs[0])

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/weft-net/weft/internal/kernel"
+	"github.com/weft-net/weft/internal/kernel/kerneltest"
 )
 
 // tunnels is what the conformance test of VXLAN devices and their entries drives.
@@ -95,7 +96,7 @@ type tunnelStep struct {
 
 // TestTunnelConformance drives the real kernel and the fake with the same steps.
 func TestTunnelConformance(t *testing.T) {
-	host := inNamespace(t)
+	host := kerneltest.Host(t)
 	fake := kernel.NewFake()
 	ip(t, "link", "set", "lo", "up")
 	for _, step := range tunnelSteps() {
@@ -220,7 +221,7 @@ func tunnelSteps() []tunnelStep {
 func TestVXLANDevice(t *testing.T) {
 	for _, local := range []string{"192.0.2.1", "fd99::1"} {
 		t.Run(local, func(t *testing.T) {
-			host := inNamespace(t)
+			host := kerneltest.Host(t)
 			if _, err := host.EnsureBridge(kernel.Bridge{Name: "wf-1", NoSnooping: true}); err != nil {
 				t.Fatal(err)
 			}
@@ -273,7 +274,7 @@ func TestVXLANDevice(t *testing.T) {
 
 // TestVXLANTaken tells who has what a device needs, and leaves nothing half made.
 func TestVXLANTaken(t *testing.T) {
-	host := inNamespace(t)
+	host := kerneltest.Host(t)
 	if _, err := host.EnsureBridge(kernel.Bridge{Name: "wf-1"}); err != nil {
 		t.Fatal(err)
 	}

@@ -62,6 +62,8 @@ func TestHostileRecords(t *testing.T) {
 		`[]`:                      ownership.ErrDamaged,
 		`{"v":2}`:                 ownership.ErrNewer,
 		`{"v":2,"new":true}`:      ownership.ErrNewer,
+		`{"v":2,"own":[]}`:        ownership.ErrNewer,
+		`{"v":1} extra`:           ownership.ErrDamaged,
 		`{"v":1,"new":true}`:      ownership.ErrDamaged,
 		`{"v":1,"own":{"a":"x"}}`: ownership.ErrDamaged,
 		`{"v":1,"own":{"a":"1ffffffffffffffff"}}`:                          ownership.ErrDamaged,

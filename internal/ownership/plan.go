@@ -2,7 +2,6 @@ package ownership
 
 import (
 	"errors"
-	"maps"
 	"slices"
 
 	"github.com/weft-net/weft/internal/store"
@@ -15,11 +14,11 @@ func (p *Pool) Tasks() []Task {
 		return nil
 	}
 	var out []Task
-	for _, c := range slices.SortedFunc(maps.Keys(p.dirty), func(a, b *chunk) int { return a.first.Compare(b.first) }) {
-		if c.busy {
-			continue // it becomes dirty again when its task is done
+	for _, c := range p.order {
+		if c.busy || !c.dirty {
+			continue // one that is busy is planned when its task is done
 		}
-		delete(p.dirty, c)
+		c.dirty = false
 		if p.bad[c.first] != nil {
 			continue
 		}

@@ -3,6 +3,7 @@ package ownership_test
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -191,5 +192,17 @@ func TestFirstSharedAddress(t *testing.T) {
 	p.Share(addr(2), "gateway", true)
 	if got := plans(p); !strings.Contains(got, `"2":{"kind":"gateway","by":["a"]}`) {
 		t.Fatalf("an operator may name a second one: %q", got)
+	}
+}
+
+func TestStraysAreInUseAndNotOwned(t *testing.T) {
+	first, second := netip.MustParseAddr("10.0.0.0"), netip.MustParseAddr("10.0.0.64")
+	p := newPool(t, "10.0.0.0/24", map[netip.Addr]ownership.Entry{first: {Own: 1 << 5, Leaving: 1 << 7}})
+	for _, place := range []int{70, 7, 5, 6} {
+		p.Use(netip.AddrFrom4([4]byte{10, 0, 0, byte(place)}), true)
+	}
+	want := append(ownership.Addrs(first, 1<<6|1<<7), ownership.Addrs(second, 1<<6)...)
+	if got := p.Strays(); !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }

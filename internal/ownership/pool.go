@@ -90,6 +90,7 @@ type chunk struct {
 	shares     map[Mask]string
 	firsts     Mask // of shares: only while the hosts have no other of the kind
 
+	dirty   bool // something changed: it has to be planned
 	busy    bool // a Task is out
 	blocked bool // the last one failed: wait for Kick
 	pledge  Mask // of Own, on its way to Leaving
@@ -105,7 +106,6 @@ type Pool struct {
 	rev     int64
 	chunks  map[netip.Addr]*chunk
 	order   []*chunk // by address
-	dirty   map[*chunk]bool
 	closing bool
 	// life counts the calls of Forget.
 	life int
@@ -117,7 +117,7 @@ type Pool struct {
 // NewPool returns a pool that owns what the journal's entries, by first address,
 // say. It does nothing before the first [Pool.Reset].
 func NewPool(cfg Config, entries map[netip.Addr]Entry) *Pool {
-	p := &Pool{cfg: cfg, chunks: make(map[netip.Addr]*chunk), dirty: make(map[*chunk]bool), bad: make(map[netip.Addr]error)}
+	p := &Pool{cfg: cfg, chunks: make(map[netip.Addr]*chunk), bad: make(map[netip.Addr]error)}
 	for first, e := range entries {
 		c := p.chunk(first)
 		c.Entry = e
@@ -145,7 +145,7 @@ func (p *Pool) chunk(first netip.Addr) *chunk {
 	return c
 }
 
-func (p *Pool) touch(c *chunk) { p.dirty[c] = true }
+func (p *Pool) touch(c *chunk) { c.dirty = true }
 
 func (p *Pool) touchAll() {
 	for _, c := range p.order {
@@ -173,6 +173,18 @@ func (p *Pool) Owns(a netip.Addr) bool {
 		return false
 	}
 	return (c.Own&^c.pledge)&Bit(a) != 0
+}
+
+// Strays returns the addresses that are in use here and that the journal does not own,
+// ascending. Those that this host shares are among them.
+func (p *Pool) Strays() []netip.Addr {
+	var out []netip.Addr
+	for _, c := range p.order {
+		if stray := c.used &^ (c.Own &^ c.pledge); stray != 0 {
+			out = append(out, Addrs(c.first, stray)...)
+		}
+	}
+	return out
 }
 
 // Avail reports whether this host may hand the address out now.

@@ -44,7 +44,11 @@ func DecodeRecord[T any](kv store.KV, known int) (T, error) {
 	if kv.Rev == 0 {
 		return v, nil
 	}
-	err := CheckVersion(kv.Value, known)
+	var err error
+	// What weft writes begins with its version: it is not parsed for that alone.
+	if ours := fmt.Appendf(nil, `{"v":%d,`, known); !bytes.HasPrefix(kv.Value, ours) {
+		err = CheckVersion(kv.Value, known)
+	}
 	if err == nil {
 		if err = json.Unmarshal(kv.Value, &v); err != nil {
 			err = fmt.Errorf("%w: %w", ErrDamaged, err)
@@ -120,13 +124,17 @@ func (r Record) Encode() []byte {
 // Decode reads a record. An unknown field is taken for damage: writing the record
 // back would lose it.
 func Decode(b []byte) (Record, error) {
-	if err := CheckVersion(b, recordVersion); err != nil {
-		return Record{}, err
-	}
 	var w wire
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&w); err != nil {
+	err := dec.Decode(&w)
+	if err == nil && len(bytes.TrimSpace(b[dec.InputOffset():])) > 0 {
+		err = errors.New("more follows")
+	}
+	if err != nil || w.Version > recordVersion {
+		if err := CheckVersion(b, recordVersion); err != nil {
+			return Record{}, err
+		}
 		return Record{}, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	var r Record

@@ -232,6 +232,7 @@ type phrase struct {
 
 // phrases lists what connections fail with; the first one that fits counts.
 func phrases() []phrase {
+	const hangs = "it takes the connection and says nothing: it hangs, or is not etcd"
 	return []phrase{
 		{"certificate signed by unknown authority", "its certificate is signed by nobody we trust: check WEFT_STORE_CA", nil},
 		{"certificate has expired", "a certificate has expired: renew it and check the clocks", nil},
@@ -239,11 +240,13 @@ func phrases() []phrase {
 		{"doesn't contain any IP SANs", "its certificate is for names only: put a name in WEFT_STORE", nil},
 		{"remote error: tls: ", "it does not accept our client certificate: check WEFT_STORE_CERT and WEFT_STORE_KEY", ErrDenied},
 		{"does not look like a TLS handshake", "it speaks no TLS: use etcd:// without CA and certificate", nil},
+		{"handshake failed: context deadline", hangs, nil},
 		{"handshake failed: EOF", "it speaks no TLS, or ends at once: use etcd:// without CA and certificate", nil},
 		{"connection refused", "nothing listens there: start etcd, or correct WEFT_STORE", nil},
 		{"lookup ", "its name is unknown: correct WEFT_STORE or the DNS", nil},
 		{"no route to host", "no route to it: check the network", nil},
 		{"network is unreachable", "no route to it: check the network", nil},
+		{"use of closed network connection", hangs, nil}, // closed by us, who waited in vain
 		{"server preface", "it closes the connection at once: it may want TLS (etcds:// or WEFT_STORE_CA), or not be etcd", nil},
 		{"unknown service", "it is not etcd: correct WEFT_STORE", nil},
 	}

@@ -32,6 +32,10 @@ func TestClusterPoweredOffAlive(t *testing.T) {
 		h1.run("a-"+network, "--network", network)
 		ghosts[network] = h1.ghost("a-"+network, network)
 	}
+	c.overlays("over", "--subnet", "10.89.2.0/24")
+	h1.server("a-over", "--network", "over")
+	own := h1.itself("10.89.2.")
+	h1.pings(h1.from("a-over"), h1.out.IPv4.String())
 	h1.must(h1.CutLink(c.Context()))
 	c.comesTrue("h1 to be removed", func() error {
 		_, err := h2.Run(h2.Context(), "weft", "host", "rm", "--powered-off", "h1")
@@ -44,7 +48,9 @@ func TestClusterPoweredOffAlive(t *testing.T) {
 		}
 		h1.pings(h1.fromHost(), ghosts[network].addr.String()) // it lives
 	}
+	h2.server("b-over", "--network", "over", "--ip", own.String())
 	c.step("off the network in time", func(c *cluster) { c.sites[0].vanish(ghosts) })
+	c.step("with another address for itself", func(c *cluster) { c.yields(own) })
 	c.step("and it stays off", func(c *cluster) {
 		c.sites[0].staysOff(ghosts)
 		for _, g := range ghosts {
@@ -194,4 +200,52 @@ func (s *site) whoHas(network string, fits func(netip.Addr) bool) string {
 	}
 	s.Fatal("no container has such an address")
 	return ""
+}
+
+// itself is the host's own address on an overlay.
+func (s *site) itself(prefix string) netip.Addr {
+	s.Helper()
+	for line := range strings.Lines(s.sh("ip -o -4 addr show")) {
+		words := strings.Fields(line)
+		p, err := netip.ParsePrefix(words[3])
+		if err == nil && strings.HasPrefix(words[3], prefix) && !p.IsSingleIP() { // the gateway is one
+			return p.Addr()
+		}
+	}
+	return netip.Addr{}
+}
+
+// yields: the first host's own address on an overlay is a container's of the second by
+// now. So the first has another one, and thus another bridge; its container, whose
+// address nobody took, is in that, and hears of the gateway's new MAC address.
+func (c *cluster) yields(own netip.Addr) {
+	c.Helper()
+	h1, h2 := c.sites[0], c.sites[1]
+	var now netip.Addr
+	h1.eventually("another address of its own", func() error {
+		if now = h1.itself("10.89.2."); now == own || !now.IsValid() {
+			return fmt.Errorf("it has %v", now)
+		}
+		return nil
+	})
+	begin := time.Now()
+	h1.pings(h1.fromHost(), now.String())
+	client, address := h1.from("a-over"), h1.ip("a-over", "over")
+	c.comesTrue("the way out over the new bridge", func() error {
+		_, err := client("ping", "-c1", "-W1", h1.out.IPv4.String())
+		return err
+	})
+	// Nobody told it: it believes in the old MAC address for some 20 s.
+	if took := time.Since(begin); took > offWithin-time.Second {
+		h1.Errorf("the container had no gateway for %v", took.Round(time.Millisecond))
+	}
+	h1.answers(h1.fromHost(), own.String()+":80", "b-over")
+	h1.answers(client, own.String()+":80", "b-over")
+	h2.answers(h2.fromHost(), address+":80", "a-over")
+	h2.answers(h2.from("b-over"), address+":80", "a-over")
+	h2.pings(h2.from("b-over"), now.String())
+	h2.pings(h2.fromHost(), now.String())
+	if at := h1.itself("10.89.2."); at != now {
+		h1.Errorf("it has %v now, and had %v", at, now)
+	}
 }

@@ -107,7 +107,7 @@ type chaosHost struct {
 	*site
 	id    string
 	pools map[string]string // PoolID by subnet
-	api   caller
+	api   lab.Caller
 	// gate is held by callers, each for one call, and whole while weft is dead.
 	gate  sync.RWMutex
 	dying atomic.Bool
@@ -131,7 +131,7 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 	t.Cleanup(x.tell)
 	for _, host := range l.Hosts {
 		h := &chaosHost{site: &site{TB: t, Host: host, lab: l, out: l.Outside}, pools: map[string]string{}}
-		h.api = dialing(func() (string, error) {
+		h.api = lab.Dial(func() (string, error) {
 			return fmt.Sprintf("/proc/%d/root/run/docker/plugins/weft.sock", h.PID()), nil
 		})
 		x.hosts, x.sites = append(x.hosts, h), append(x.sites, h.site)
@@ -190,7 +190,7 @@ func (h *chaosHost) await() error {
 	ctx, cancel := context.WithTimeout(h.Context(), 20*time.Second)
 	defer cancel()
 	return lab.Until(ctx, h.Host.Name+": weft to answer", func(ctx context.Context) error {
-		if _, err := h.api.call(ctx, http.MethodPost, "/IpamDriver.GetCapabilities", nil); err != nil {
+		if _, err := h.api.Call(ctx, http.MethodPost, "/IpamDriver.GetCapabilities", nil); err != nil {
 			return err
 		}
 		_, err := h.Run(ctx, "weft", "status")
@@ -219,16 +219,16 @@ func (x *chaos) openPools() {
 	x.Helper()
 	for _, h := range x.hosts {
 		for _, subnet := range chaosPools() {
-			answer, err := h.api.call(x.Context(), http.MethodPost, "/IpamDriver.RequestPool", object{"AddressSpace": "weft-local", "Pool": subnet})
+			answer, err := h.api.Call(x.Context(), http.MethodPost, "/IpamDriver.RequestPool", object{"AddressSpace": "weft-local", "Pool": subnet})
 			x.must(err)
 			var pool struct{ PoolID string }
 			x.must(json.Unmarshal([]byte(answer), &pool))
 			h.pools[subnet] = pool.PoolID
 			if subnet == chaosWide {
-				_, err = h.api.call(x.Context(), http.MethodPost, "/IpamDriver.RequestAddress", object{"PoolID": pool.PoolID, "Address": chaosAux})
+				_, err = h.api.Call(x.Context(), http.MethodPost, "/IpamDriver.RequestAddress", object{"PoolID": pool.PoolID, "Address": chaosAux})
 				x.must(err)
 			}
-			_, err = h.api.call(x.Context(), http.MethodPost, "/IpamDriver.RequestAddress",
+			_, err = h.api.Call(x.Context(), http.MethodPost, "/IpamDriver.RequestAddress",
 				object{"PoolID": pool.PoolID, "Options": object{"RequestAddressType": "com.docker.network.gateway"}})
 			x.must(err)
 		}
@@ -331,7 +331,7 @@ func (h *chaosHost) call(x *chaos, what, method string, doc object) (answer, ref
 		return "", "", false
 	}
 	begin := time.Now()
-	status, text, err := h.api.send(ctx, http.MethodPost, "/IpamDriver."+method, body)
+	status, text, err := h.api.Send(ctx, http.MethodPost, "/IpamDriver."+method, body)
 	took := time.Since(begin)
 	if took > chaosLimit {
 		x.book.accuse("%s: %s %v took %v: %s %v", h.Host.Name, method, doc, took, text, err)

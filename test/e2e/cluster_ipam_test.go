@@ -126,7 +126,7 @@ func TestClusterExplicit(t *testing.T) {
 	h1.run("stayer", "--network", "exp", "--ip", stays)
 	// While it is in use there, it is refused, by name.
 	h2.docker("create", "--name", "refused", "--network", "exp", "--ip", moves, lab.Image, "sleep", "infinity")
-	h2.refuseWithin(patience, []string{moves, "h1"}, "start", "refused")
+	h2.refuseWithin(creationLimit, []string{moves, "h1"}, "start", "refused")
 	h2.docker("rm", "refused")
 	h1.docker("rm", "-f", "mover", "stayer")
 
@@ -137,12 +137,12 @@ func TestClusterExplicit(t *testing.T) {
 	c.agree("exp", subnet)
 	// It belongs to its new host for good.
 	h1.docker("create", "--name", "refused", "--network", "exp", "--ip", moves, lab.Image, "sleep", "infinity")
-	h1.refuseWithin(patience, []string{moves, "h2"}, "start", "refused")
+	h1.refuseWithin(creationLimit, []string{moves, "h2"}, "start", "refused")
 	h1.docker("rm", "refused")
 
 	c.must(h1.CutLink(c.Context()))
 	h2.docker("create", "--name", "refused", "--network", "exp", "--ip", stays, lab.Image, "sleep", "infinity")
-	h2.refuseWithin(patience, []string{stays, "h1"}, "start", "refused")
+	h2.refuseWithin(creationLimit, []string{stays, "h1"}, "start", "refused")
 	// Others go on.
 	h2.run("dynamic", "--network", "exp")
 	h2.quick("restart", "-t0", "mover")

@@ -163,7 +163,7 @@ func (s *site) cutShort(network string, cut *cutter) {
 	for i := range leakAtOnce {
 		wg.Go(func() {
 			// The engine dies over it.
-			_, _ = api.call(s.Context(), http.MethodDelete, fmt.Sprintf("/containers/cut%d?force=1", i), nil)
+			_, _ = api.Call(s.Context(), http.MethodDelete, fmt.Sprintf("/containers/cut%d?force=1", i), nil)
 		})
 	}
 	ctx, cancel := context.WithTimeout(s.Context(), 30*time.Second)

@@ -37,14 +37,14 @@ func TestClusterRestart(t *testing.T) {
 	c.steps("engine killed", func(s *site) {
 		s.must(s.KillEngine(s.Context()))
 		took, err := s.StartEngine(s.Context())
-		s.inTime("start after a kill", took, err)
+		s.backInTime("start after a kill", took, err)
 	})
 	c.restarted(subnet)
 	c.steps("power cut", func(s *site) {
 		s.must(s.PowerOff(s.Context()))
 		begin := time.Now()
 		s.must(s.Boot(s.Context()))
-		s.inTime("boot", time.Since(begin), nil)
+		s.backInTime("boot", time.Since(begin), nil)
 	})
 	c.restarted(subnet)
 	// The same without the store: it is not there when the hosts boot.

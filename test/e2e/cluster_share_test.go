@@ -35,7 +35,7 @@ func TestClusterShare(t *testing.T) {
 func (c *cluster) networks(name string, args ...string) {
 	c.Helper()
 	c.all(func(s *site) error {
-		_, err := s.Docker(s.Context(), append([]string{"network", "create", "-d", plugin, "--ipam-driver", plugin, name}, args...)...)
+		_, err := s.command(append([]string{"network", "create", "-d", plugin, "--ipam-driver", plugin, name}, args...)...)
 		return err
 	})
 }
@@ -47,7 +47,10 @@ func (c *cluster) clear(network string) {
 		if s.PID() == 0 {
 			return nil
 		}
-		_, err := s.Run(s.Context(), "sh", "-c", "docker ps -aq | xargs -r docker rm -f && docker network rm "+network)
+		if err := s.removeAll(s.Context()); err != nil {
+			return err
+		}
+		_, err := s.command("network", "rm", network)
 		return err
 	})
 }

@@ -39,8 +39,8 @@ type clusterConfig struct {
 	store lab.StoreConfig
 	// daemonJSON is that of all engines.
 	daemonJSON string
-	// noPlugin leaves the plugin to the story.
-	noPlugin bool
+	// noPlugin makes hosts without the plugin; later leaves it to the story to set it up.
+	noPlugin, later bool
 }
 
 // newCluster starts hosts h1, h2 ..., the store, and weft with its settings.
@@ -48,7 +48,10 @@ func newCluster(t testing.TB, cfg clusterConfig) *cluster {
 	t.Helper()
 	var hosts []lab.HostConfig
 	for i, e := range cfg.engines {
-		hosts = append(hosts, lab.HostConfig{Name: fmt.Sprintf("h%d", i+1), Engine: e, DaemonJSON: cfg.daemonJSON})
+		hosts = append(hosts, lab.HostConfig{Name: fmt.Sprintf("h%d", i+1), Engine: e, DaemonJSON: cfg.daemonJSON, Light: true})
+		if !cfg.noPlugin {
+			hosts[i].Plugin = pluginDir(t)
+		}
 	}
 	for i := range cfg.members {
 		hosts = append(hosts, lab.HostConfig{Name: fmt.Sprintf("s%d", i+1), NoEngine: true})
@@ -68,7 +71,7 @@ func newCluster(t testing.TB, cfg clusterConfig) *cluster {
 		c.sites = append(c.sites, &site{TB: t, Host: h, lab: l, out: l.Outside, engine: cfg.engines[i]})
 	}
 	t.Cleanup(c.tellOfFailure)
-	if !cfg.noPlugin {
+	if !cfg.noPlugin && !cfg.later {
 		c.all(func(s *site) error { return s.install(c.settings()...) })
 	}
 	return c
@@ -94,10 +97,10 @@ func (c *cluster) settings() []string {
 	return out
 }
 
-// install puts the plugin with its settings and the operator's command on the
-// host.
+// install sets up the plugin that the host came with, and puts the operator's command on
+// the host.
 func (s *site) install(settings ...string) error {
-	if err := s.InstallPlugin(s.Context(), pluginDir(s.TB), settings...); err != nil {
+	if err := s.SetUpPlugin(s.Context(), settings...); err != nil {
 		return err
 	}
 	return s.CopyIn(s.Context(), "../../build/weft-"+goarch(s.TB), "/usr/local/bin/weft")
@@ -154,16 +157,18 @@ func (c *cluster) step(name string, do func(*cluster)) {
 	}
 }
 
-// steps is a part of a story that is told on all hosts at once.
+// steps is a part of a story that is told on all hosts at once. The parts are not
+// parallel tests: those would wait behind all other stories, and three hosts with them.
 func (c *cluster) steps(name string, do func(*site)) {
 	c.Helper()
 	ok := c.run(name, func(t *testing.T) {
+		var wg sync.WaitGroup
 		for _, s := range c.sites {
-			t.Run(s.Host.Name+" "+s.engine, func(t *testing.T) {
-				t.Parallel()
-				do(s.on(t))
+			wg.Go(func() {
+				t.Run(s.Host.Name+" "+s.engine, func(t *testing.T) { do(s.on(t)) })
 			})
 		}
+		wg.Wait()
 	})
 	if !ok {
 		c.FailNow()
@@ -203,11 +208,13 @@ func (c *cluster) connected() {
 	}
 }
 
-// storeServes makes a network, which needs the store, and takes it away.
+// storeServes makes a network, which needs the store, and takes it away. Its subnet is one
+// that nobody else has: the cluster knows of it for a moment longer.
 func (s *site) storeServes() error {
-	_, err := s.Docker(s.Context(), "network", "create", "-d", plugin, "--ipam-driver", plugin, "probe")
+	subnet := fmt.Sprintf("10.255.%d.0/24", s.IPv4.As4()[3])
+	_, err := s.command("network", "create", "-d", plugin, "--ipam-driver", plugin, "--subnet", subnet, "probe")
 	if err == nil {
-		_, err = s.Docker(s.Context(), "network", "rm", "probe")
+		_, err = s.command("network", "rm", "probe")
 	}
 	return err
 }
@@ -237,7 +244,7 @@ func (s *site) used(subnet string) map[netip.Addr]bool {
 
 // held are the addresses that the engine's running containers have on a network.
 func (s *site) held(network string) (map[netip.Addr]bool, error) {
-	answer, err := s.api().call(s.Context(), http.MethodGet, "/containers/json", nil)
+	answer, err := s.api().Call(s.Context(), http.MethodGet, "/containers/json", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -371,13 +378,13 @@ func (s *site) crowd(network, prefix string, n int) error {
 	return errors.Join(errs...)
 }
 
-func (s *site) oneOfCrowd(api caller, network, name string) error {
-	_, err := api.call(s.Context(), http.MethodPost, "/containers/create?name="+name, object{
+func (s *site) oneOfCrowd(api lab.Caller, network, name string) error {
+	_, err := api.Call(s.Context(), http.MethodPost, "/containers/create?name="+name, object{
 		"Image": lab.Image, "Cmd": []string{"sleep", "infinity"}, "StopSignal": "KILL",
-		"HostConfig": object{"NetworkMode": network, "Init": false, "LogConfig": object{"Type": "none"}},
+		"HostConfig": object{"NetworkMode": network, "Runtime": s.Runtime(), "Init": false, "LogConfig": object{"Type": "none"}},
 	})
 	if err == nil {
-		_, err = api.call(s.Context(), http.MethodPost, "/containers/"+name+"/start", nil)
+		_, err = api.Call(s.Context(), http.MethodPost, "/containers/"+name+"/start", nil)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)

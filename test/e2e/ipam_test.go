@@ -178,7 +178,7 @@ func (s *site) booksKept() {
 	}
 	s.must(s.KillEngine(s.Context()))
 	took, err := s.StartEngine(s.Context())
-	s.inTime("start after a kill", took, err)
+	s.backInTime("start after a kill", took, err)
 	s.docker("start", "kept2")
 	s.comesBack("the container to run again", func() error {
 		if a := s.ip("kept1", "kept"); a == "" {

@@ -64,7 +64,7 @@ func (s *site) endpoint(i int) error {
 		{"Join", s.joinDoc(1, i)},
 		{"ProgramExternalConnectivity", program},
 	} {
-		if _, err := driver.call(s.Context(), "POST", "/NetworkDriver."+step.method, step.doc); err != nil {
+		if _, err := driver.Call(s.Context(), "POST", "/NetworkDriver."+step.method, step.doc); err != nil {
 			return err
 		}
 	}

@@ -78,7 +78,7 @@ func (c *cluster) portTaken() {
 		return err
 	})
 	s.refuse([]string{"UDP port 8476", "is taken"}, "run", "--rm", "--network", "one", lab.Image, "true")
-	if left := s.sh("ip -o link show type vxlan"); left != "" {
+	if left := s.sh("ip -o link show type vxlan; ip -o link show type bridge | grep wf- || :"); left != "" {
 		c.Errorf("a device is left: %s", left)
 	}
 	other.Stop()
@@ -150,7 +150,7 @@ func TestOverlays(t *testing.T) {
 func TestOverlayOfTwoClusters(t *testing.T) {
 	t.Parallel()
 	engine := engines()[len(engines())-1]
-	c := newCluster(t, clusterConfig{engines: []string{engine, engine, engine}, members: 1, noPlugin: true})
+	c := newCluster(t, clusterConfig{engines: []string{engine, engine, engine}, members: 1, later: true})
 	c.all(func(s *site) error {
 		settings := c.settings()
 		for i, text := range settings {
@@ -184,7 +184,7 @@ func TestOverlayOfTwoClusters(t *testing.T) {
 func TestOverlayOverIPv6(t *testing.T) {
 	t.Parallel()
 	engine := engines()[len(engines())-1]
-	c := newCluster(t, clusterConfig{engines: []string{engine, engine}, members: 1, noPlugin: true})
+	c := newCluster(t, clusterConfig{engines: []string{engine, engine}, members: 1, later: true})
 	c.all(func(s *site) error { return s.install(append(c.settings(), "WEFT_ADVERTISE="+s.IPv6.String())...) })
 	c.overlays("demo", "--subnet", "10.60.0.0/24", "--ipv6", "--subnet", "fd60::/64")
 	c.all(func(s *site) error {

@@ -31,6 +31,7 @@ func TestOverlayFaults(t *testing.T) {
 	c.step("a link is cut", (*cluster).linkCut)
 	c.step("a host is off", (*cluster).hostOff)
 	c.step("a host boots while the store is away", (*cluster).bootsAlone)
+	c.step("the store is wiped", (*cluster).storeWiped)
 	c.step("a host says that it is where another one is", (*cluster).sameAddress)
 }
 
@@ -76,6 +77,21 @@ func (c *cluster) weftKilled() {
 	c.chain("new")
 	c.sites[0].unharmed(beats...)
 	c.removeAll("new")
+}
+
+// storeWiped: containers that talk go on, before the recovery and after it.
+func (c *cluster) storeWiped() {
+	c.Helper()
+	beats := c.talk()
+	defer stopBeats(beats)
+	c.must(c.store.Wipe(c.Context()))
+	c.frozen()
+	c.chain("echo")
+	c.sites[0].unharmed(beats...)
+	c.recovers()
+	c.entries("echo")
+	c.chain("echo")
+	c.sites[0].unharmed(beats...)
 }
 
 func (c *cluster) removeAll(prefix string) {

@@ -43,8 +43,8 @@ func TestNetworkSyncService(t *testing.T) {
 	engine := engines()[len(engines())-1]
 	c := newCluster(t, clusterConfig{engines: []string{engine, engine, engine}, members: 1, noPlugin: true})
 	h1, h2, h3 := c.sites[0], c.sites[1], c.sites[2]
-	c.must(h1.install(c.settings()...))
-	for _, s := range []*site{h2, h3} {
+	c.must(h1.InstallPlugin(c.Context(), pluginDir(t), c.settings()...))
+	for _, s := range c.sites {
 		c.must(s.CopyIn(c.Context(), "../../build/weft-"+goarch(t), "/usr/bin/weft"))
 	}
 	h2.serviceWith(c.settings())
@@ -56,7 +56,8 @@ func TestNetworkSyncService(t *testing.T) {
 		t.Errorf("%+v %v", n, err)
 	}
 	h2.isState("mixed", "present")
-	if out := h3.weft("status"); !strings.Contains(out, "Network sync:") || !strings.Contains(out, "/run/nowhere.sock") {
+	if out := h3.weft("status"); !strings.Contains(out, "Network sync:") || !strings.Contains(out, "/run/nowhere.sock") ||
+		!strings.Contains(out, "the names of this host's containers are not known to other hosts") {
 		t.Errorf("weft status without the Docker API:\n%s", out)
 	}
 	if n, err := h3.listed("mixed"); err != nil || n != nil {
@@ -121,13 +122,13 @@ func subnetsOf(n *engine.Network) string {
 
 // overlay creates an overlay on one host, as a user does.
 func (s *site) overlay(name string, args ...string) error {
-	_, err := s.Docker(s.Context(), append(append([]string{"network", "create", "-d", plugin, "--ipam-driver", plugin, "-o", "mode=overlay"}, args...), name)...)
+	_, err := s.command(append(append([]string{"network", "create", "-d", plugin, "--ipam-driver", plugin, "-o", "mode=overlay"}, args...), name)...)
 	return err
 }
 
 // listed is a network as the engine lists it; nil if it has none of that name.
 func (s *site) listed(name string) (*engine.Network, error) {
-	answer, err := s.api().call(s.Context(), http.MethodGet, "/networks", nil)
+	answer, err := s.api().Call(s.Context(), http.MethodGet, "/networks", nil)
 	if err != nil {
 		return nil, err
 	}

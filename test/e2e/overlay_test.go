@@ -120,7 +120,8 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
     fcntl.ioctl(s, 0x8946, struct.pack("16sP", b"eth0", address) + bytes(16))  # SIOCETHTOOL
 `
 
-// transfers: 100 MB from the first host to each other, and back, without offload.
+// transfers: 100 MB from the first host to each other, without offload. cksum costs a
+// tenth of what a cryptographic sum does.
 func (c *cluster) transfers() {
 	c.Helper()
 	const megabytes = 100
@@ -132,16 +133,16 @@ func (c *cluster) transfers() {
 		if i == 1 {
 			address = "[" + to.ip6(name, "demo") + "]"
 		}
-		to.docker("exec", "-d", name, "sh", "-c", fmt.Sprintf("rm -f /sum; socat -u %s SYSTEM:'sha256sum >/sum.new; mv /sum.new /sum'", listen(address)))
+		to.docker("exec", "-d", name, "sh", "-c", fmt.Sprintf("rm -f /sum; socat -u %s SYSTEM:'cksum >/sum.new; mv /sum.new /sum'", listen(address)))
 		var sent string
 		from.eventually("100 MB to "+name, func() (err error) {
 			sent, err = from.in("web-"+from.Host.Name, "bash", "-c", fmt.Sprintf(
-				"head -c %dM /dev/urandom | tee >(sha256sum >/sent) | socat -u - TCP:%s:90 && sleep 0.2 && cat /sent", megabytes, address))
+				"head -c %dM /dev/urandom | tee >(cksum >/sent) | socat -u - TCP:%s:90 && sleep 0.2 && cat /sent", megabytes, address))
 			return err
 		})
 		to.eventually("the checksum", func() error {
 			got, err := to.in(name, "cat", "/sum")
-			if err == nil && (got != sent || len(got) < 64) {
+			if err == nil && (got != sent || !strings.HasSuffix(got, fmt.Sprint(" ", megabytes<<20))) {
 				err = fmt.Errorf("sent %q, received %q", sent, got)
 			}
 			return err

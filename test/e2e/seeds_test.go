@@ -57,7 +57,7 @@ func (s *site) seed(line string) string {
 // clear removes all containers and these networks.
 func (s *site) clear(networks ...string) {
 	s.Helper()
-	s.sh("docker ps -aq | xargs -r docker rm -f")
+	s.must(s.removeAll(s.Context()))
 	if len(networks) > 0 {
 		s.docker(append([]string{"network", "rm"}, networks...)...)
 	}

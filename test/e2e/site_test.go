@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"text/template"
@@ -23,6 +24,13 @@ func engines() []string {
 		return strings.Split(only, ",")
 	}
 	return lab.Engines()
+}
+
+// storyEngines are those of stories that have a host, or two, of each engine.
+// WEFT_E2E_WITHOUT leaves some out, which then have a part in clusters of all engines only.
+func storyEngines() []string {
+	without := strings.Split(os.Getenv("WEFT_E2E_WITHOUT"), ",")
+	return slices.DeleteFunc(engines(), func(e string) bool { return slices.Contains(without, e) })
 }
 
 const plugin = "weft:latest"
@@ -60,9 +68,12 @@ type siteConfig struct {
 // newSite starts a host with the engine and the plugin.
 func newSite(t testing.TB, engine string, change ...func(*siteConfig)) *site {
 	t.Helper()
-	cfg := siteConfig{host: lab.HostConfig{Name: "h1", Engine: engine}}
+	cfg := siteConfig{host: lab.HostConfig{Name: "h1", Engine: engine, Light: true}}
 	for _, c := range change {
 		c(&cfg)
+	}
+	if !cfg.noPlugin {
+		cfg.host.Plugin = pluginDir(t)
 	}
 	l := lab.New(t, lab.Config{Hosts: []lab.HostConfig{cfg.host}})
 	s := &site{TB: t, Host: l.Hosts[0], lab: l, out: l.Outside, engine: engine}
@@ -73,11 +84,7 @@ func newSite(t testing.TB, engine string, change ...func(*siteConfig)) *site {
 		}
 	})
 	if !cfg.noPlugin {
-		if err := s.InstallPlugin(t.Context(), pluginDir(t), cfg.settings...); err != nil {
-			t.Fatal(err)
-		}
-		cli := fmt.Sprintf("../../build/weft-%s", goarch(t))
-		if err := s.CopyIn(t.Context(), cli, "/usr/local/bin/weft"); err != nil {
+		if err := s.install(cfg.settings...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -101,7 +108,7 @@ func tail(text string, lines int) string {
 // eachEngine tells a story on every engine, each on a site of its own.
 func eachEngine(t *testing.T, story func(s *site), change ...func(*siteConfig)) {
 	t.Helper()
-	for _, e := range engines() {
+	for _, e := range storyEngines() {
 		t.Run(e, func(t *testing.T) {
 			t.Parallel()
 			story(newSite(t, e, change...))
@@ -116,10 +123,10 @@ func (s *site) on(t testing.TB) *site {
 	return &c
 }
 
-// docker runs the docker command; a failure ends the test.
+// docker is a docker command, see command; a failure ends the test.
 func (s *site) docker(args ...string) string {
 	s.Helper()
-	out, err := s.Docker(s.Context(), args...)
+	out, err := s.command(args...)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -267,7 +274,7 @@ func (s *site) inspect(container, format string) string {
 	s.Helper()
 	api := s.api()
 	defer api.CloseIdleConnections()
-	text, err := api.call(s.Context(), http.MethodGet, "/containers/"+container+"/json", nil)
+	text, err := api.Call(s.Context(), http.MethodGet, "/containers/"+container+"/json", nil)
 	s.must(err)
 	var doc any
 	values := json.NewDecoder(strings.NewReader(text))

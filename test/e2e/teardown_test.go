@@ -84,7 +84,7 @@ func (s *site) bodies() {
 			"a list": []byte(`[1]`), "wrong types": []byte(`{"NetworkID":1,"EndpointID":[],"PoolID":{},"Options":"x"}`),
 			"two values": []byte(`{} {}`), "binary": {0, 1, 2, 0xff},
 		} {
-			status, answer, err := driver.send(s.Context(), http.MethodPost, "/"+method, body)
+			status, answer, err := driver.Send(s.Context(), http.MethodPost, "/"+method, body)
 			var failure struct{ Err string }
 			if err == nil {
 				err = json.Unmarshal([]byte(answer), &failure)
@@ -212,7 +212,7 @@ func (s *site) endpointsTwice() {
 func (s *site) allAtOnce() {
 	driver := s.driver()
 	call := func(method string, doc object) {
-		_, _ = driver.call(s.Context(), http.MethodPost, "/NetworkDriver."+method, doc) // any answer will do
+		_, _ = driver.Call(s.Context(), http.MethodPost, "/NetworkDriver."+method, doc) // any answer will do
 	}
 	var wg sync.WaitGroup
 	for i := range 12 {

@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestUp types `make up` and `make down` on a machine with Go and nothing else.
@@ -71,7 +73,9 @@ func (s *site) checkout(dst string) {
 // make runs make in the copy.
 func (s *site) make(target string) string {
 	s.Helper()
-	out, err := s.Run(s.Context(), "env", "-C", "/src/weft", "PATH=/usr/local/go/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+	ctx, cancel := context.WithTimeout(s.Context(), 8*time.Minute) // it may compile, and install an engine
+	defer cancel()
+	out, err := s.Run(ctx, "env", "-C", "/src/weft", "PATH=/usr/local/go/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"GOPROXY=off", "GOTOOLCHAIN=local", "make", target)
 	if err != nil {
 		s.Fatal(err)

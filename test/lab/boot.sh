@@ -79,10 +79,10 @@ else
 	mount -t tmpfs -o nosuid,nodev,noexec,mode=755 tmpfs "$root$cg"
 	for d in $cg/*; do
 		c=${d##*/}
+		[ "$c" = unified ] && continue # crun takes no mixture of versions
 		[ -L "$d" ] && { ln -s "$(readlink "$d")" "$root$d"; continue; }
 		mkdir "$root$d"
 		case $c in
-		unified) mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 "$root$d" ;;
 		systemd) mount -t cgroup -o nosuid,nodev,noexec,none,name=systemd cgroup "$root$d" ;;
 		*) mount -t cgroup -o "nosuid,nodev,noexec,$c" cgroup "$root$d" ;;
 		esac

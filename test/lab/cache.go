@@ -22,7 +22,10 @@ const buildLimit = 10 * time.Minute
 //	roots/<release>-<recipe>/tree     the Debian root
 //	roots/<release>-<recipe>/docker   the engine's graph with the test image
 //	images/test-<recipe>.tar          the test image
+//	plugins/<recipe>                  what an engine keeps of a plugin
 //	debs/                             packages, shared by all builds
+//	vm/<recipe>                       the kernel and modules of package vm
+//	vm/<release>-<recipes>.ext4       its disk with a root and a graph from above
 //	run/<lab>/<host>/                 the disk of a host
 func CacheDir() string {
 	if dir := os.Getenv("WEFT_LAB_CACHE"); dir != "" {
@@ -43,10 +46,10 @@ func RemoveCache() error {
 	return os.RemoveAll(CacheDir())
 }
 
-// cached returns the path of something in the cache and builds it if it is
+// Cached returns the path of something in the cache and builds it if it is
 // not there. Of several processes one builds and the others wait; what is
 // there is complete.
-func cached(ctx context.Context, name string, build func(ctx context.Context, tmp string) error) (string, error) {
+func Cached(ctx context.Context, name string, build func(ctx context.Context, tmp string) error) (string, error) {
 	path := filepath.Join(CacheDir(), name)
 	if _, err := os.Stat(path); err == nil {
 		return path, nil

@@ -122,8 +122,24 @@ func (h *Host) prepareDisk(ctx context.Context) (first bool, err error) {
 	if _, err := os.Stat(mark); err == nil {
 		return false, nil
 	}
+	graph := filepath.Join(h.disk, "docker")
 	if !h.cfg.NoEngine {
-		if err := h.root.copyGraph(ctx, filepath.Join(h.disk, "docker")); err != nil {
+		if err := h.root.copyGraph(ctx, graph); err != nil {
+			return true, err
+		}
+	}
+	if h.cfg.Light {
+		file := filepath.Join(h.disk, "upper", openProfile)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(`{"defaultAction": "SCMP_ACT_ALLOW"}`), 0o644)); err != nil {
+			return true, err
+		}
+	}
+	if h.cfg.Plugin != "" {
+		prepared, err := h.root.preparedPlugin(ctx, h.cfg.Plugin)
+		if err != nil {
+			return true, err
+		}
+		if err := copyPlugin(ctx, prepared, graph); err != nil {
 			return true, err
 		}
 	}

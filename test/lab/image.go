@@ -13,14 +13,14 @@ import (
 const (
 	imagePackages = "iproute2 iputils-ping iputils-arping curl socat netcat-openbsd python3-minimal procps ldnsutils tcpdump"
 
-	// bakeRecipe changes when bake does, so that roots are built again.
+	// bakeRecipe changes when bakeImage does, so that roots are built again.
 	bakeRecipe = "1"
 )
 
 // appPackages are those of the image that [Host.ImportApp] brings.
 const appPackages = "redis-server python3-flask python3-redis"
 
-func imageRecipe() string { return recipe(imagePackages, slimScript) }
+func imageRecipe() string { return Recipe(imagePackages, slimScript) }
 
 // testImage returns the path of the file that "docker import" makes Image of.
 func testImage(ctx context.Context) (string, error) {
@@ -29,7 +29,7 @@ func testImage(ctx context.Context) (string, error) {
 
 // packImage makes the file of an image with some packages of the oldest release.
 func packImage(ctx context.Context, name, packages string) (string, error) {
-	return cached(ctx, name, func(ctx context.Context, tmp string) error {
+	return Cached(ctx, name, func(ctx context.Context, tmp string) error {
 		tree := tmp + ".tree"
 		if err := os.RemoveAll(tree); err != nil {
 			return err
@@ -45,7 +45,7 @@ func packImage(ctx context.Context, name, packages string) (string, error) {
 // ImportApp gives the host's engine an image of this name, with Debian's redis-server,
 // Flask and the Redis client for Python, changed as "docker import --change" takes it.
 func (h *Host) ImportApp(ctx context.Context, name string, changes ...string) error {
-	path, err := packImage(ctx, "images/app-"+recipe(appPackages, slimScript)+".tar", appPackages)
+	path, err := packImage(ctx, "images/app-"+Recipe(appPackages, slimScript)+".tar", appPackages)
 	if err != nil {
 		return err
 	}
@@ -62,9 +62,43 @@ func (h *Host) ImportApp(ctx context.Context, name string, changes ...string) er
 	return err
 }
 
-// bake starts the engine of a new root once, imports the test image and keeps
-// the engine's graph in the root.
-func bake(ctx context.Context, r root, image string) (err error) {
+// bakeImage has the engine of a new root import the test image, and keeps its graph in
+// the root.
+func bakeImage(ctx context.Context, r root, image string) error {
+	return r.bake(ctx, func(h *Host) error {
+		version, err := h.EngineVersion(ctx)
+		if err != nil {
+			return err
+		}
+		if version != r.Engine {
+			return fmt.Errorf("lab: the archive has engine %s by now, not %s", version, r.Engine)
+		}
+		f, err := os.Open(image)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_, err = h.RunInput(ctx, f, "docker", "import", "--change", `CMD ["bash"]`,
+			"--change", "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "-", Image)
+		return err
+	}, func(h *Host) error {
+		// Only image and layers: every engine makes its own identity and networks.
+		graph := filepath.Join(r.Dir, "docker")
+		if err := os.Mkdir(graph, 0o710); err != nil {
+			return err
+		}
+		for _, dir := range []string{"image", "overlay2"} {
+			if err := os.Rename(filepath.Join(h.disk, "docker", dir), filepath.Join(graph, dir)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// bake starts the root's engine once on a host of its own, and does something; when the
+// host is off, keep takes from its disk what shall stay.
+func (r root) bake(ctx context.Context, do, keep func(h *Host) error) (err error) {
 	l, err := newLab(false)
 	if err != nil {
 		return err
@@ -84,35 +118,11 @@ func bake(ctx context.Context, r root, image string) (err error) {
 	if _, err := h.StartEngine(ctx); err != nil {
 		return err
 	}
-	version, err := h.EngineVersion(ctx)
-	if err != nil {
-		return err
-	}
-	if version != r.Engine {
-		return fmt.Errorf("lab: the archive has engine %s by now, not %s", version, r.Engine)
-	}
-	f, err := os.Open(image)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	_, err = h.RunInput(ctx, f, "docker", "import", "--change", `CMD ["bash"]`,
-		"--change", "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "-", Image)
-	if err != nil {
+	if err := do(h); err != nil {
 		return err
 	}
 	if err := errors.Join(h.StopEngine(ctx), h.PowerOff(ctx)); err != nil {
 		return err
 	}
-	// Only image and layers: every engine makes its own identity and networks.
-	graph := filepath.Join(r.Dir, "docker")
-	if err := os.Mkdir(graph, 0o710); err != nil {
-		return err
-	}
-	for _, dir := range []string{"image", "overlay2"} {
-		if err := os.Rename(filepath.Join(h.disk, "docker", dir), filepath.Join(graph, dir)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return keep(h)
 }

@@ -52,6 +52,13 @@ type HostConfig struct {
 	Sysctls map[string]string
 	// MTU is that of eth0; 1500 by default.
 	MTU int
+	// Plugin is a directory as InstallPlugin takes it: the engine has PluginName from its
+	// first start, disabled, as if it had been made there. See SetUpPlugin.
+	Plugin string
+	// Light spares the processors a part of what containers cost, half with
+	// [Host.Runtime]: they have no filter of system calls, and the engine's programs
+	// collect garbage seldom. It is not for measurements.
+	Light bool
 	// NoEngine makes a host without containerd and dockerd.
 	NoEngine bool
 	// Binds maps paths in the host to files and directories of the machine that

@@ -244,13 +244,17 @@ func TestLink(t *testing.T) {
 		_, err6 := h1.Run(t.Context(), "ping", "-c1", "-W1", h2.IPv6.String())
 		return errors.Join(err4, err6)
 	}
-	check(t, ping())
+	carries := func() {
+		t.Helper()
+		check(t, Until(t.Context(), "the link", func(context.Context) error { return ping() }))
+	}
+	carries()
 	check(t, h2.CutLink(t.Context()))
 	if ping() == nil {
 		t.Error("the cut link carries packets")
 	}
 	check(t, h2.HealLink(t.Context()))
-	check(t, ping())
+	carries()
 
 	p, err := h1.Background("socat", "udp-l:7,fork", "exec:cat")
 	check(t, err)

@@ -23,17 +23,15 @@ const pluginLimit = time.Minute
 // config.json and rootfs, applies settings of the form NAME=VALUE and enables
 // the plugin.
 func (h *Host) InstallPlugin(ctx context.Context, dir string, settings ...string) error {
-	const staging = "/var/tmp/weft-plugin"
-	if err := h.CopyIn(ctx, dir, staging); err != nil {
+	if err := h.createPlugin(ctx, dir); err != nil {
 		return err
 	}
-	_, err := h.Docker(ctx, "plugin", "create", PluginName, staging)
-	if _, rmErr := h.Run(ctx, "rm", "-rf", staging); err == nil {
-		err = rmErr
-	}
-	if err != nil {
-		return err
-	}
+	return h.SetUpPlugin(ctx, settings...)
+}
+
+// SetUpPlugin applies settings of the form NAME=VALUE to the plugin that the host came
+// with, see HostConfig.Plugin, and enables it.
+func (h *Host) SetUpPlugin(ctx context.Context, settings ...string) error {
 	if len(settings) > 0 {
 		if err := h.SetPlugin(ctx, settings...); err != nil {
 			return err
@@ -42,26 +40,36 @@ func (h *Host) InstallPlugin(ctx context.Context, dir string, settings ...string
 	return h.EnablePlugin(ctx)
 }
 
+// createPlugin makes PluginName from a directory of the machine.
+func (h *Host) createPlugin(ctx context.Context, dir string) error {
+	const staging = "/var/tmp/weft-plugin"
+	if err := h.CopyIn(ctx, dir, staging); err != nil {
+		return err
+	}
+	_, err := h.Docker(ctx, "plugin", "create", PluginName, staging)
+	if _, rmErr := h.Run(ctx, "rm", "-rf", staging); err == nil {
+		err = rmErr
+	}
+	return err
+}
+
 // SetPlugin applies settings of the form NAME=VALUE to the disabled plugin.
 func (h *Host) SetPlugin(ctx context.Context, settings ...string) error {
-	_, err := h.Docker(ctx, append([]string{"plugin", "set", PluginName}, settings...)...)
-	return err
+	return h.tell(ctx, "/plugins/"+PluginName+"/set", settings)
 }
 
 // EnablePlugin enables the plugin and waits until it answers.
 func (h *Host) EnablePlugin(ctx context.Context) error {
 	ctx, cancel := bounded(ctx, pluginLimit)
 	defer cancel()
-	_, err := h.Docker(ctx, "plugin", "enable", PluginName)
-	return err
+	return h.tell(ctx, "/plugins/"+PluginName+"/enable?timeout=30", nil)
 }
 
 // DisablePlugin disables the plugin; with force also while networks use it.
 func (h *Host) DisablePlugin(ctx context.Context, force bool) error {
 	ctx, cancel := bounded(ctx, pluginLimit)
 	defer cancel()
-	_, err := h.Docker(ctx, "plugin", "disable", fmt.Sprintf("--force=%t", force), PluginName)
-	return err
+	return h.tell(ctx, fmt.Sprintf("/plugins/%s/disable?force=%t", PluginName, force), nil)
 }
 
 // RemovePlugin removes the disabled plugin; with force an enabled one as well.

@@ -29,8 +29,8 @@ type release struct {
 func releases() []release {
 	return []release{
 		{name: "bookworm", engine: "20.10.24"},
-		{name: "trixie", engine: "26.1.5", packages: "docker-cli"},
-		{name: "forky", engine: "28.5.2", packages: "docker-cli", script: "sid"},
+		{name: "trixie", engine: "26.1.5", packages: "docker-cli docker-compose"},
+		{name: "forky", engine: "28.5.2", packages: "docker-cli docker-compose", script: "sid"},
 	}
 }
 
@@ -54,7 +54,7 @@ func findRelease(engine string) (release, error) {
 }
 
 const (
-	rootPackages = "docker.io containerd runc iptables nftables iproute2 ca-certificates procps curl " +
+	rootPackages = "docker.io containerd runc crun iptables nftables iproute2 ca-certificates procps curl " +
 		"iputils-ping iputils-arping socat netcat-openbsd conntrack python3-minimal tcpdump " +
 		"etcd-server etcd-client"
 
@@ -73,8 +73,8 @@ const (
 		[ -e usr/sbin/iptables-legacy ]`
 )
 
-// recipe names what a build results from.
-func recipe(parts ...string) string {
+// Recipe names what a build results from.
+func Recipe(parts ...string) string {
 	return fmt.Sprintf("%x", sha256.Sum256([]byte(strings.Join(parts, "\n"))))[:10]
 }
 
@@ -119,6 +119,26 @@ func BuildRoots(ctx context.Context, engines ...string) error {
 	return err
 }
 
+// EngineRoot returns the folder of the cache that has the root of hosts with an engine, in
+// tree, and the engine's graph with [Image], in docker. It builds them if they are not
+// there. Nobody may write to them.
+func EngineRoot(ctx context.Context, engine string) (string, error) {
+	r, err := engineRoot(ctx, engine)
+	return r.Dir, err
+}
+
+func engineRoot(ctx context.Context, engine string) (root, error) {
+	if err := installTools(ctx); err != nil {
+		return root{}, err
+	}
+	r, err := findRelease(engine)
+	if err != nil {
+		return root{}, err
+	}
+	roots, err := buildRoots(ctx, []release{r})
+	return roots[0], err
+}
+
 // hostRoots returns the root of each host and, as the last, that of the
 // outside.
 func hostRoots(ctx context.Context, hosts []HostConfig) ([]root, error) {
@@ -154,8 +174,8 @@ func buildRoots(ctx context.Context, wanted []release) ([]root, error) {
 }
 
 func buildRoot(ctx context.Context, r release, slots chan struct{}) (root, error) {
-	name := "roots/" + r.name + "-" + recipe(imageRecipe(), r.packages, rootPackages, slimScript, rootScript, bakeRecipe)
-	dir, err := cached(ctx, name, func(ctx context.Context, tmp string) error {
+	name := "roots/" + r.name + "-" + Recipe(imageRecipe(), r.packages, rootPackages, slimScript, rootScript, bakeRecipe)
+	dir, err := Cached(ctx, name, func(ctx context.Context, tmp string) error {
 		slots <- struct{}{}
 		defer func() { <-slots }()
 		building := root{Dir: tmp, Engine: r.engine}
@@ -169,7 +189,7 @@ func buildRoot(ctx context.Context, r release, slots chan struct{}) (root, error
 		if err != nil {
 			return err
 		}
-		return bake(ctx, building, image)
+		return bakeImage(ctx, building, image)
 	})
 	return root{Dir: dir, Engine: r.engine}, err
 }

@@ -220,7 +220,12 @@ func (s *Store) Drain(ctx context.Context) error {
 	for _, command := range [][]string{
 		{"compact", "--physical=true", fmt.Sprint(revision)}, {"defrag"}, {"alarm", "disarm"},
 	} {
-		if _, err := s.Ctl(ctx, command...); err != nil {
+		// A member that is behind does not know its users' tokens yet.
+		err := Until(ctx, "etcdctl "+command[0], func(ctx context.Context) error {
+			_, err := s.Ctl(ctx, command...)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}

@@ -3,15 +3,11 @@
 package overlay_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -30,7 +26,7 @@ type object map[string]any
 type daemon struct {
 	*testing.T
 	host   *lab.Host
-	http   *http.Client
+	api    lab.Caller
 	number int
 }
 
@@ -42,7 +38,7 @@ const (
 func startDaemon(t *testing.T, h *lab.Host, number int, settings map[string]string) *daemon {
 	t.Helper()
 	d := &daemon{T: t, host: h, number: number}
-	d.http = &http.Client{Transport: &http.Transport{DialContext: d.dial, MaxIdleConnsPerHost: 16}}
+	d.api = lab.Dial(func() (string, error) { return fmt.Sprintf("/proc/%d/root%s", h.PID(), socket), nil })
 	if err := h.CopyIn(t.Context(), "../../../build/weft-"+runtime.GOARCH, "/usr/local/bin/weft"); err != nil {
 		t.Fatalf("%v: build it with `make build`", err)
 	}
@@ -63,39 +59,12 @@ func startDaemon(t *testing.T, h *lab.Host, number int, settings map[string]stri
 	return d
 }
 
-// dial finds the socket in the host's own file system.
-func (d *daemon) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	dir, err := os.Open(fmt.Sprintf("/proc/%d/root%s", d.host.PID(), filepath.Dir(socket)))
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	var dialer net.Dialer
-	return dialer.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(socket)))
-}
-
 func (d *daemon) call(ctx context.Context, method string, doc object, answer any) error {
-	body, err := json.Marshal(doc)
+	out, err := d.api.Call(ctx, http.MethodPost, "/"+method, doc)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", d.host.Name, err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://weft/"+method, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := d.http.Do(req)
-	if err != nil {
-		return err
-	}
-	out, err := io.ReadAll(resp.Body)
-	if err := errors.Join(err, resp.Body.Close()); err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s: %s", d.host.Name, method, out)
-	}
-	return json.Unmarshal(out, answer)
+	return json.Unmarshal([]byte(out), answer)
 }
 
 // id is one that an engine would have made.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/weft-net/weft/test/bench/board"
+	"github.com/weft-net/weft/test/bench/load"
 	"github.com/weft-net/weft/test/lab"
 )
 
@@ -32,18 +33,23 @@ func TestOverlay(t *testing.T) {
 func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond)) }
 
 // share is what a network adds to `docker run --rm`, the whole life of a container:
-// the median time less the median of --network none.
+// the median time less the median of --network none on the same host.
 func (p *pair) share(b *board.Board) {
-	h := p.hosts[0]
-	const builtinAgain = builtin + " again"
-	network := map[string]string{builtinAgain: builtin, again: weft}
-	ways := []string{"none", builtin, builtinAgain, alone, weft, again, direct}
+	p.startLeast()
+	const builtinAgain, thirdNone = builtin + " again", "none, third host"
+	network := map[string]string{builtinAgain: builtin, again: weft, thirdNone: "none"}
+	at := map[string]*lab.Host{least: p.third, thirdNone: p.third}
+	ways := []string{"none", thirdNone, builtin, builtinAgain, alone, weft, again, direct, least}
 	took := map[string][]time.Duration{}
 	for round := range rounds(p.T, 25) + 1 {
 		for _, i := range rand.Perm(len(ways)) {
 			name := ways[i]
 			if network[name] != "" {
 				name = network[name]
+			}
+			h := at[ways[i]]
+			if h == nil {
+				h = p.hosts[0]
 			}
 			begin := time.Now()
 			h.MustDocker(p, "run", "--rm", "--network", name, lab.Image, "true")
@@ -53,7 +59,12 @@ func (p *pair) share(b *board.Board) {
 		}
 	}
 	none := board.Median(took["none"])
-	share := func(way string) time.Duration { return board.Median(took[way]) - none }
+	share := func(way string) time.Duration {
+		if at[way] == p.third {
+			return board.Median(took[way]) - board.Median(took[thirdNone])
+		}
+		return board.Median(took[way]) - none
+	}
 	ratio := func(way, base string) float64 { return float64(share(way)) / float64(share(base)) }
 	b.Note(fmt.Sprintf("`docker run --rm`, --network none, median of %d", len(took["none"])), "%s", ms(none))
 	b.Note("network share, built-in overlay", "%s", ms(share(builtin)))
@@ -65,6 +76,7 @@ func (p *pair) share(b *board.Board) {
 		b.Add(r > most, "network share, "+way, fmt.Sprintf("≤ %.2f×", most), "%s, %.2f×", ms(share(way)), r)
 	}
 	b.Note("  control: weft again", "%.2f×", ratio(again, weft))
+	b.Note("  a driver that does nothing but make the link", "%s, %.2f×", ms(share(least)), ratio(least, builtin))
 }
 
 // firstPacket starts containers that ping one of the other host first of all.
@@ -80,7 +92,7 @@ func (p *pair) firstPacket(b *board.Board) {
 		for _, i := range rand.Perm(len(networks)) {
 			network := networks[i]
 			line := h.MustDocker(p, "run", "--rm", "--network", network, "-v", netload+":"+netload+":ro", lab.Image, netload, "ping", to[network], long.String())
-			begin, answered, err := times(line)
+			begin, answered, err := load.Times(line)
 			p.must(err)
 			took[network] = append(took[network], answered.Sub(begin))
 		}
@@ -169,14 +181,14 @@ func (p *pair) answered(network string, trial int) map[string]time.Duration {
 	h.MustDocker(p, "run", "-d", "--name", "new", "--network", network, "--ip", addr, "-v", netload+":"+netload+":ro", lab.Image, netload, "stay")
 	defer h.MustDocker(p, "rm", "-f", "new")
 	out := map[string]time.Duration{}
-	begin, at, err := times(other.MustRun(p, p.in(other, asks(network), ping...)...))
+	begin, at, err := load.Times(other.MustRun(p, p.in(other, asks(network), ping...)...))
 	p.must(err)
 	out[asksLater] = at.Sub(begin)
 	var started time.Time
 	p.must(lab.Until(p.Context(), "the container's first words", func(ctx context.Context) error {
 		log, err := h.Docker(ctx, "logs", "new")
 		if err == nil {
-			started, _, err = times(log)
+			started, _, err = load.Times(log)
 		}
 		return err
 	}))
@@ -184,7 +196,7 @@ func (p *pair) answered(network string, trial int) map[string]time.Duration {
 		if err := process.Wait(p.Context()); err != nil {
 			p.Fatalf("%s: %s: %v %s", network, who, err, process.Output())
 		}
-		begin, at, err := times(process.Output())
+		begin, at, err := load.Times(process.Output())
 		p.must(err)
 		if !begin.Before(started) {
 			p.Fatalf("%s: %s: the pings began after the container", network, who)

@@ -7,20 +7,19 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
+	"github.com/weft-net/weft/test/bench/load"
 	"github.com/weft-net/weft/test/lab"
 )
 
 const (
 	plugin = "weft:latest"
 	// netload is where the hosts have it, and containers by a bind mount.
-	netload = "/usr/local/bin/netload"
+	netload = load.Path
 	// long bounds what only a broken network makes last.
 	long = 30 * time.Second
 )
@@ -31,20 +30,22 @@ const (
 	alone   = "alone"       // the same, but no container stays on it
 	weft    = "weft"        // attach=docker, publish=docker
 	direct  = "weft-direct" // attach=direct, publish=native
+	least   = "least"       // only on the third host; see command least
 )
 
 // pair is two hosts with engines in a Swarm and in a cluster of weft. The store has a
-// host of its own.
+// host of its own, with an engine for what the two are compared with besides.
 type pair struct {
 	*testing.T
 	hosts [2]*lab.Host
+	third *lab.Host
 }
 
 func newPair(t *testing.T) *pair {
 	t.Helper()
 	const engine = "28.5.2"
-	l := lab.New(t, lab.Config{Hosts: []lab.HostConfig{{Name: "h1", Engine: engine}, {Name: "h2", Engine: engine}, {Name: "s1", NoEngine: true}}})
-	p := &pair{T: t, hosts: [2]*lab.Host{l.Hosts[0], l.Hosts[1]}}
+	l := lab.New(t, lab.Config{Hosts: []lab.HostConfig{{Name: "h1", Engine: engine}, {Name: "h2", Engine: engine}, {Name: "s1", Engine: engine}}})
+	p := &pair{T: t, hosts: [2]*lab.Host{l.Hosts[0], l.Hosts[1]}, third: l.Hosts[2]}
 	store, err := lab.StartStore(t.Context(), lab.StoreConfig{Members: l.Hosts[2:]})
 	p.must(err)
 	var settings []string
@@ -53,10 +54,10 @@ func newPair(t *testing.T) *pair {
 	}
 	dir, err := filepath.Abs("../../../build/plugin")
 	p.must(err)
-	load := buildNetload(t)
+	binary := load.Build(t, "netload")
 	for _, h := range p.hosts {
 		p.must(h.InstallPlugin(t.Context(), dir, settings...))
-		p.must(h.CopyIn(t.Context(), load, netload))
+		p.must(h.CopyIn(t.Context(), binary, netload))
 	}
 	t.Cleanup(func() {
 		for _, h := range p.hosts {
@@ -80,16 +81,23 @@ func newPair(t *testing.T) *pair {
 	return p
 }
 
-// buildNetload compiles the helper, without libraries of the machine.
-func buildNetload(t *testing.T) string {
-	t.Helper()
-	out := filepath.Join(t.TempDir(), "netload")
-	cmd := exec.Command("go", "build", "-o", out, "./netload")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, text)
-	}
-	return out
+// startLeast runs the least driver on the third host, and makes its network there.
+func (p *pair) startLeast() {
+	p.Helper()
+	const path, sockets, gateway = "/usr/local/bin/least", "/run/docker/plugins", "10.73.0.1"
+	p.must(p.third.CopyIn(p.Context(), load.Build(p.T, "least"), path))
+	p.third.MustRun(p, "mkdir", "-p", sockets)
+	process, err := p.third.Background(path, sockets+"/least.sock", gateway)
+	p.must(err)
+	p.Cleanup(func() {
+		if said := process.Stop(); said != "" {
+			p.Log("least: ", said)
+		}
+	})
+	p.must(lab.Until(p.Context(), "the least driver", func(ctx context.Context) error {
+		_, err := p.third.Docker(ctx, "network", "create", "-d", "least", "--subnet", "10.73.0.0/16", "--gateway", gateway, least)
+		return err
+	}))
 }
 
 func (p *pair) must(err error) {
@@ -100,7 +108,7 @@ func (p *pair) must(err error) {
 }
 
 // on is the same pair for a part of the benchmark.
-func (p *pair) on(t *testing.T) *pair { return &pair{T: t, hosts: p.hosts} }
+func (p *pair) on(t *testing.T) *pair { return &pair{T: t, hosts: p.hosts, third: p.third} }
 
 // swarm joins the hosts to a Swarm with the built-in overlays.
 func (p *pair) swarm() {
@@ -148,18 +156,6 @@ func (p *pair) ip(h *lab.Host, container, network string) string {
 func (p *pair) in(h *lab.Host, container string, args ...string) []string {
 	p.Helper()
 	return append([]string{"nsenter", "-t", h.MustDocker(p, "inspect", "-f", "{{.State.Pid}}", container), "-n", "--"}, args...)
-}
-
-// times are those that `netload ping` prints.
-func times(line string) (begin, answered time.Time, err error) {
-	first, second, _ := strings.Cut(strings.TrimSpace(line), " ")
-	a, err := strconv.ParseInt(first, 10, 64)
-	if err == nil {
-		var b int64
-		b, err = strconv.ParseInt(second, 10, 64)
-		return time.Unix(0, a), time.Unix(0, b), err
-	}
-	return time.Time{}, time.Time{}, fmt.Errorf("netload says %q: %w", line, err)
 }
 
 // rounds is how often what is interleaved is repeated.

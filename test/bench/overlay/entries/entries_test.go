@@ -45,7 +45,7 @@ func (b book) TakeHostAddresses(_ context.Context, network string) ([]netip.Pref
 	return own, nil
 }
 
-func (book) Shared(netip.Prefix) (string, error) { return "", nil }
+func (book) Shared(string, netip.Prefix) (string, error) { return "", nil }
 
 // noPorts reserves nothing.
 type noPorts struct{}

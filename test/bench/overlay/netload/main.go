@@ -7,6 +7,7 @@
 //	netload stream ADDRESS:PORT DURATION   prints megabits per second, as received
 //	netload ping ADDRESS LIMIT             pings every millisecond until an answer comes; prints
 //	                                       when it began and when that was, in ns since 1970
+//	netload resolve NAME LIMIT             asks 127.0.0.11 until it knows the name; prints the same
 //
 // rr and stream use blocking system calls: Go's poller would cost as much as what is
 // measured.
@@ -56,7 +57,7 @@ func run(args []string) (string, error) {
 	}
 	const words = 3
 	if len(args) != words {
-		return "", errors.New("usage: netload stay | serve ADDRESS:PORT | rr|stream ADDRESS:PORT DURATION | ping ADDRESS LIMIT")
+		return "", errors.New("usage: netload stay | serve ADDRESS:PORT | rr|stream ADDRESS:PORT DURATION | ping ADDRESS LIMIT | resolve NAME LIMIT")
 	}
 	length, err := time.ParseDuration(args[2])
 	if err != nil {
@@ -69,6 +70,8 @@ func run(args []string) (string, error) {
 		return stream(args[1], length)
 	case "ping":
 		return ping(args[1], length)
+	case "resolve":
+		return resolve(args[1], length)
 	}
 	return "", fmt.Errorf("no command %q", args[0])
 }

@@ -1,0 +1,281 @@
+package namesync
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weft-net/weft/internal/directory"
+	"github.com/weft-net/weft/internal/engine"
+	"github.com/weft-net/weft/internal/names"
+	"github.com/weft-net/weft/internal/ownership"
+)
+
+// world is an engine, a directory and a host whose facts a test sets.
+type world struct {
+	mu         sync.Mutex
+	containers map[string]engine.Container
+	networks   []engine.Network
+	down       error
+	slow       map[string]chan struct{} // who asks about these waits
+	broken     string                   // who asks about this one gets an error
+	places     []Place
+	remote     []directory.Endpoint
+	called     map[string][]string
+}
+
+func (w *world) set(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f()
+}
+
+func (w *world) Running(context.Context) ([]string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Sorted(maps.Keys(w.containers)), w.down
+}
+
+func (w *world) Networks(context.Context) ([]engine.Network, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.networks, w.down
+}
+
+func (w *world) Container(ctx context.Context, id string) (engine.Container, error) {
+	w.mu.Lock()
+	wait := w.slow[id]
+	w.mu.Unlock()
+	if wait != nil {
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return engine.Container{}, ctx.Err()
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c, ok := w.containers[id]
+	if id == w.broken {
+		return c, errors.New("the engine cannot look at it")
+	}
+	if !ok && w.down == nil {
+		return c, fmt.Errorf("%w: %s", engine.ErrNoContainer, id)
+	}
+	return c, w.down
+}
+
+func (w *world) Shared() []Network {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return []Network{{ID: "demo-id", UUID: "u1", Name: "demo", Places: slices.Clone(w.places)}}
+}
+
+func (w *world) LastKnown(string) []directory.Endpoint {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.remote)
+}
+
+func (w *world) SetNames(called map[string][]string, _ bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.called = called
+}
+
+// attendance is a resolver that only notes whom it attends to.
+type attendance struct {
+	mu   sync.Mutex
+	list map[string]names.Container
+}
+
+func (a *attendance) Attend(c names.Container) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.list[c.Sandbox] = c
+}
+
+func (a *attendance) Forsake(path string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.list, path)
+}
+
+func (a *attendance) Attended() []names.Container {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Collect(maps.Values(a.list))
+}
+
+// run starts an agent; state is all that it put in force.
+func run(t *testing.T, w *world) (a *Agent, state func() string) {
+	t.Helper()
+	book, service := names.NewBook(), &attendance{list: map[string]names.Container{}}
+	a = New(Config{Engine: w, Directory: w, Host: w, Me: func() ownership.Host { return "h1" }, Book: book, Service: service})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- a.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return a, func() string {
+		var out []string
+		for _, n := range book.Networks() {
+			for _, e := range n.Endpoints {
+				out = append(out, fmt.Sprintf("%s:%s@%s", n.Name, strings.Join(e.Names, ","), e.Host))
+			}
+		}
+		for _, c := range service.Attended() {
+			out = append(out, c.Sandbox+"->"+strings.Join(c.Networks, ","))
+		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, ep := range slices.Sorted(maps.Keys(w.called)) {
+			out = append(out, ep+"="+strings.Join(w.called[ep], ","))
+		}
+		slices.Sort(out)
+		return strings.Join(out, " ")
+	}
+}
+
+func until(t *testing.T, state func() string, want string) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for state() != want {
+		if time.Now().After(deadline) {
+			t.Fatalf("it is\n%s\ninstead of\n%s", state(), want)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// TestAgent: names follow the engine, the directory and the driver, each by its event.
+func TestAgent(t *testing.T) {
+	w := &world{containers: map[string]engine.Container{"w1": container("w1", "web", at("demo", "e1", "10.1.0.2"))},
+		networks: []engine.Network{{ID: "demo-id", Name: "demo"}, {ID: "mine-id", Name: "mine"}}, places: []Place{{"e1", "/ns/w1"}}, down: errors.New("not yet")}
+	a, state := run(t, w)
+	until(t, state, "/ns/w1->demo-id")
+	if err := a.Problem(); err == nil {
+		t.Error("there is an engine that does not answer, and no problem")
+	}
+	w.set(func() { w.down = nil })
+	a.Container("")
+	until(t, state, "/ns/w1->demo-id demo:web,w1@h1 e1=web,w1")
+	until(t, func() string { return fmt.Sprint(a.Problem()) }, "<nil>")
+	w.set(func() {
+		w.remote = []directory.Endpoint{remote("h2", "r1", "10.1.0.9", "redis"), remote("h1", "e1", "10.1.0.2", "stale"), {Host: "h2", ID: "host", Own: true}}
+	})
+	a.Network("u1")
+	until(t, state, "/ns/w1->demo-id demo:redis@h2 demo:web,w1@h1 e1=web,w1")
+	w.set(func() {
+		w.containers["w1"] = container("w1", "shop", at("demo", "e1", "10.1.0.2"), at("mine", "e2", "10.2.0.2"))
+	})
+	a.Container("w1")
+	until(t, state, "/ns/w1->demo-id,mine-id demo:redis@h2 demo:shop,w1@h1 e1=shop,w1 e2=shop,w1 mine:shop,w1@h1")
+	w.set(func() { w.places = nil })
+	a.Wake()
+	until(t, state, "demo:redis@h2 e1=shop,w1 e2=shop,w1") // the engine answers for what left
+	w.set(func() { delete(w.containers, "w1") })
+	a.Container("w1")
+	until(t, state, "demo:redis@h2")
+}
+
+// TestEngineAway: names stay what they were while the engine does not answer, and what
+// happened meanwhile is made up for.
+func TestEngineAway(t *testing.T) {
+	w := &world{containers: map[string]engine.Container{"w1": container("w1", "web", at("demo", "e1", "10.1.0.2"))}, networks: []engine.Network{{ID: "demo-id", Name: "demo"}},
+		places: []Place{{"e1", "/ns"}, {"e2", "/ns"}}}
+	a, state := run(t, w)
+	a.Container("")
+	until(t, state, "/ns->demo-id demo:web,w1@h1 e1=web,w1")
+	w.set(func() {
+		w.down = errors.New("no such socket")
+		w.containers = map[string]engine.Container{"w2": container("w2", "new", at("demo", "e2", "10.1.0.3"))}
+	})
+	a.Container("")
+	until(t, func() string { return fmt.Sprint(a.Problem()) }, "the names of this host's containers are not known to other hosts: no such socket")
+	until(t, state, "/ns->demo-id demo:web,w1@h1 e1=web,w1")
+	w.set(func() { w.down = nil })
+	until(t, state, "/ns->demo-id demo:new,w2@h1 e2=new,w2") // without an event
+	until(t, func() string { return fmt.Sprint(a.Problem()) }, "<nil>")
+}
+
+// TestSlowContainer: one that the engine is busy with keeps no other one waiting.
+func TestSlowContainer(t *testing.T) {
+	gate := make(chan struct{})
+	w := &world{containers: map[string]engine.Container{"w1": container("w1", "slow", at("demo", "e1", "10.1.0.2")), "w2": container("w2", "quick", at("demo", "e2", "10.1.0.3"))},
+		networks: []engine.Network{{ID: "demo-id", Name: "demo"}}, slow: map[string]chan struct{}{"w1": gate}, places: []Place{{"e1", "/ns"}, {"e2", "/ns"}}}
+	a, state := run(t, w)
+	a.Container("")
+	until(t, state, "/ns->demo-id demo:quick,w2@h1 e2=quick,w2")
+	w.set(func() { w.containers["w2"] = container("w2", "other", at("demo", "e2", "10.1.0.3")) })
+	a.Container("w1") // it is asked about again afterwards
+	a.Container("w2")
+	until(t, state, "/ns->demo-id demo:other,w2@h1 e2=other,w2")
+	close(gate)
+	until(t, state, "/ns->demo-id demo:other,w2@h1 demo:slow,w1@h1 e1=slow,w1 e2=other,w2")
+}
+
+// TestMissedEvent: the list that is asked for once a minute finds what no event told.
+func TestMissedEvent(t *testing.T) {
+	w := &world{containers: map[string]engine.Container{"w1": container("w1", "web")}}
+	r := newRoster(w, func() {})
+	now := time.Now()
+	step := func() string {
+		r.step(t.Context(), now)
+		r.work.Wait()
+		r.step(t.Context(), now) // looks at those that the list named
+		r.work.Wait()
+		containers, _, _ := r.known()
+		var out []string
+		for _, c := range containers {
+			out = append(out, c.Name)
+		}
+		return strings.Join(out, " ")
+	}
+	if got := step(); got != "web" {
+		t.Fatalf("%q", got)
+	}
+	w.containers = map[string]engine.Container{"w2": container("w2", "new")}
+	if got := step(); got != "web" {
+		t.Fatalf("%q: the list was asked for again at once", got)
+	}
+	now = now.Add(listEvery)
+	if got := step(); got != "new" {
+		t.Fatalf("%q", got)
+	}
+}
+
+// One container that the engine cannot look at keeps no other one from being looked at.
+func TestBrokenContainer(t *testing.T) {
+	w := &world{containers: map[string]engine.Container{"bad": {ID: "bad", Running: true}, "good": {ID: "good", Running: true}}, broken: "bad"}
+	r := newRoster(w, func() {})
+	begin := time.Now()
+	look := func(now time.Time, want ...string) {
+		t.Helper()
+		r.step(t.Context(), now)
+		r.work.Wait()
+		if known, _, _ := r.known(); !slices.Equal(slices.Sorted(maps.Keys(known)), want) {
+			t.Errorf("known are %v, want %v", slices.Collect(maps.Keys(known)), want)
+		}
+	}
+	r.ask("bad")
+	look(begin)
+	r.ask("good")
+	look(begin, "good")
+	if pause := r.step(t.Context(), begin); pause > 2*askAgain {
+		t.Errorf("the broken one is looked at again after %v", pause)
+	}
+	r.work.Wait()
+	w.set(func() { w.broken = "" })
+	look(time.Now().Add(2*askAgain), "bad", "good")
+}
