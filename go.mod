@@ -2,6 +2,8 @@ module github.com/weft-net/weft
 
 go 1.26.8
 
+ignore ./build
+
 require (
 	github.com/coreos/go-iptables v0.8.0
 	github.com/docker/go-plugins-helpers v0.0.0-20240701071450-45e2431495c8

@@ -15,9 +15,12 @@ const module = "github.com/weft-net/weft/"
 // TestFences holds the direction of imports: who may not depend on whom, and
 // which library is spoken in one place only.
 func TestFences(t *testing.T) {
-	out, err := exec.Command("go", "list", "-f", `{{.ImportPath}}:{{join .Imports ","}}`, module+"...").Output()
+	list := exec.Command("go", "list", "-f", `{{.ImportPath}}:{{join .Imports ","}}`, module+"...")
+	var said bytes.Buffer
+	list.Stderr = &said
+	out, err := list.Output()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatal(err, said.String())
 	}
 	only := map[string]string{ // library → the one place for it
 		"github.com/vishvananda/": "internal/kernel", "github.com/coreos/go-iptables": "internal/firewall",

@@ -74,6 +74,9 @@ func (b *bus) wait(t *testing.T, what string, done func() bool) {
 // start starts firewalld and waits until it answers.
 func (b *bus) start(t *testing.T) {
 	t.Helper()
+	if err := os.MkdirAll("/run/firewalld", 0o750); err != nil { // of two that make it, one ends
+		t.Fatal(err)
+	}
 	b.firewalld = b.run(t, "firewalld", "--nofork", "--nopid", "--system-config", b.etc, "--log-target", "console")
 	conn := b.dial(t)
 	b.wait(t, "firewalld", func() bool {

@@ -33,6 +33,7 @@ func TestMacvlan(t *testing.T) {
 		return nil
 	})
 	c.step("everybody on the segment", (*cluster).onSegment)
+	c.step("one MAC address on two hosts", (*cluster).macvlanTwins)
 	c.steps("ports", (*site).macvlanPorts)
 	c.steps("stop, start, connect, disconnect", (*site).macvlanAgain)
 	c.steps("the other modes", (*site).macvlanModes)
@@ -109,6 +110,32 @@ func (c *cluster) onSegment() {
 			c.Errorf("the way out of lan-%s (%v): %s", s.Host.Name, err, out)
 		}
 	}
+}
+
+// macvlanTwins: whoever gives the same --mac-address to containers on two hosts is told so on
+// both, until one of them goes.
+func (c *cluster) macvlanTwins() {
+	c.Helper()
+	two := []*site{c.sites[0], c.sites[len(c.sites)-1]}
+	told := func(want bool) {
+		c.Helper()
+		for _, s := range two {
+			s.eventually(fmt.Sprintf("the status to say that a MAC address is there twice: %t", want), func() error {
+				got := strings.Join(weftJSON[admin.Status](s, "status").Troubles, "; ")
+				if strings.Contains(got, "have the same MAC address 02:00:5e:10:00:07") != want {
+					return fmt.Errorf("weft status has troubles %q", got)
+				}
+				return nil
+			})
+		}
+	}
+	for _, s := range two {
+		s.server("twin", "--network", "lan", "--mac-address", "02:00:5e:10:00:07")
+	}
+	told(true)
+	two[0].docker("rm", "-f", "twin")
+	told(false)
+	two[1].docker("rm", "-f", "twin")
 }
 
 // macvlanPorts: who is asked to publish says no, unless another network does it.
@@ -200,6 +227,7 @@ func (s *site) macvlanCable() {
 	s.must(s.HealLink(s.Context()))
 	troubles("")
 	s.answers(s.fromOutside(), s.ip("lan-"+s.Host.Name, "lan")+":80", "lan")
+	s.eventually("the store, which is behind that cable", s.storeServes)
 }
 
 // macvlanOwn: what the host itself has is no container's, and the status says so when it
