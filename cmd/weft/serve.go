@@ -195,6 +195,7 @@ func serve(ctx context.Context, f serveFlags) (retErr error) {
 		daemon.Task{Name: "ipvlan", Run: h.ipvlan.Run},
 		daemon.Task{Name: "names", Run: h.runResolver},
 		daemon.Task{Name: "later", Run: h.later.Run},
+		daemon.Task{Name: "memory", Run: func(ctx context.Context) error { daemon.GiveBack(ctx, log); return nil }},
 	)
 }
 
