@@ -24,6 +24,7 @@ type world struct {
 	networks   []engine.Network
 	down       error
 	slow       map[string]chan struct{} // who asks about these waits
+	waiting    int                      // who asked about these, ever
 	broken     string                   // who asks about this one gets an error
 	places     []Place
 	remote     []directory.Endpoint
@@ -51,6 +52,9 @@ func (w *world) Networks(context.Context) ([]engine.Network, error) {
 func (w *world) Container(ctx context.Context, id string) (engine.Container, error) {
 	w.mu.Lock()
 	wait := w.slow[id]
+	if wait != nil {
+		w.waiting++
+	}
 	w.mu.Unlock()
 	if wait != nil {
 		select {
@@ -223,6 +227,28 @@ func TestSlowContainer(t *testing.T) {
 	until(t, state, "/ns->demo-id demo:other,w2@h1 e2=other,w2")
 	close(gate)
 	until(t, state, "/ns->demo-id demo:other,w2@h1 demo:slow,w1@h1 e1=slow,w1 e2=other,w2")
+}
+
+// TestManySlowContainers: more of them than are looked at side by side hold up the others
+// for a moment only.
+func TestManySlowContainers(t *testing.T) {
+	gate := make(chan struct{})
+	w := &world{containers: map[string]engine.Container{}, networks: []engine.Network{{ID: "demo-id", Name: "demo"}}, slow: map[string]chan struct{}{}, places: []Place{{"e", "/ns"}}}
+	a, state := run(t, w)
+	for i := range looking {
+		id := fmt.Sprintf("s%d", i)
+		w.set(func() { w.containers[id], w.slow[id] = container(id, id, at("demo", "e-"+id, "10.1.0.2")), gate })
+	}
+	a.Container("")
+	until(t, func() string {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return fmt.Sprint(w.waiting)
+	}, fmt.Sprint(looking))
+	w.set(func() { w.containers["q1"] = container("q1", "quick", at("demo", "e", "10.1.0.3")) })
+	a.Container("q1")
+	until(t, state, "/ns->demo-id demo:quick,q1@h1 e=quick,q1")
+	close(gate)
 }
 
 // TestMissedEvent: the list that is asked for once a minute finds what no event told.

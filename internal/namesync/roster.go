@@ -20,8 +20,9 @@ type Engine interface {
 // Bounds of the questions to the engine.
 const (
 	// looking is how many containers are looked at side by side. The engine answers about
-	// one that it is starting only when that is done.
-	looking = 8
+	// one that it is starting only when that is done; a look that has waited for hanging
+	// counts no more.
+	looking, hanging = 8, time.Second
 	// lookTime bounds one question, listEvery is the pause between lists, and askAgain
 	// that after a list that failed, or until a container is looked at again of which a
 	// look failed.
@@ -137,7 +138,9 @@ func (r *roster) look(ctx context.Context, id string) {
 	case <-ctx.Done():
 		return
 	}
-	defer func() { <-r.slots }()
+	free := sync.OnceFunc(func() { <-r.slots })
+	defer time.AfterFunc(hanging, free).Stop()
+	defer free()
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	c, err := r.engine.Container(ctx, id)
