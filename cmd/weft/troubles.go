@@ -35,8 +35,18 @@ func (h *house) blindness() []string {
 		"its /run is private. If default-runtime in daemon.json is not runc, take it out and restart the engine; else run `mount --make-rshared /run` and start the plugin again"}
 }
 
+// byNetwork are the troubles of networks by id: what a host finds alone, and what it takes
+// the others' records to find.
+func (h *house) byNetwork() map[string][]string {
+	all := h.twins()
+	for id, texts := range h.driver.Troubles() {
+		all[id] = append(slices.Clip(texts), all[id]...)
+	}
+	return all
+}
+
 func (h *house) networkTroubles(ctx context.Context) []string {
-	found := h.driver.Troubles()
+	found := h.byNetwork()
 	if len(found) == 0 {
 		return nil
 	}

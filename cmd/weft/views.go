@@ -67,7 +67,7 @@ func (h *house) status(ctx context.Context) (admin.Status, error) {
 
 func (h *house) networks(context.Context) ([]admin.Network, error) {
 	out := []admin.Network{}
-	troubles := h.driver.Troubles()
+	troubles := h.byNetwork()
 	for _, n := range h.driver.Networks() {
 		v := admin.Network{ID: n.ID, Mode: n.Mode, Device: n.Device, Adopted: n.Adopted, Internal: n.Internal, Parent: n.Parent, VLAN: n.VLAN, Troubles: troubles[n.ID],
 			Options: n.Options, Created: n.Created, Endpoints: len(h.driver.Endpoints(n.ID)),

@@ -139,3 +139,67 @@ func TestFronts(t *testing.T) {
 		t.Errorf("after weft: %s", got)
 	}
 }
+
+// TestFrontFlood: one container's flood of questions keeps no other one from its names.
+func TestFrontFlood(t *testing.T) {
+	at := netip.MustParseAddrPort("127.53.1.1:53")
+	f := NewFronts(town(), nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- f.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	f.Set([]Front{{At: at, Network: "n1", From: netip.MustParsePrefix("127.53.1.0/24")}})
+	eventually(t, 10*time.Second, func() error {
+		if got := askFront(t, "udp", at, "127.53.1.2", "flask."); got != "Success 10.0.0.2" {
+			return errors.New(got)
+		}
+		return nil
+	})
+	for who, from := range map[string]string{"a container": "127.53.1.3", "a stranger": "127.53.2.3"} {
+		stop := flood(t, from, at)
+		lost := 0
+		for i := 0; i < 100 && lost <= 2; i++ {
+			if got := askFront(t, "udp", at, "127.53.1.2", "flask."); got != "Success 10.0.0.2" {
+				lost++
+			}
+		}
+		if sent := stop(); sent < quotaBurst {
+			t.Errorf("%s sent %d questions meanwhile, which is no flood", who, sent)
+		}
+		if lost > 2 { // without a quota it is every second one
+			t.Errorf("%d questions were lost beside the flood of %s", lost, who)
+		}
+	}
+}
+
+// flood asks without a pause until it is stopped, and returns how often it did.
+func flood(t *testing.T, from string, at netip.AddrPort) (stop func() int) {
+	t.Helper()
+	c, err := (&net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}}).DialContext(t.Context(), "udp", at.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	message := ask(t, "flask.", dnsmessage.TypeA, 0)
+	end, sent := make(chan struct{}), make(chan int)
+	go func() {
+		for n := 0; ; n++ {
+			select {
+			case <-end:
+				sent <- n
+				return
+			default:
+				_, _ = c.Write(message) // a full socket is not told
+			}
+		}
+	}()
+	return func() int {
+		close(end)
+		defer c.Close()
+		return <-sent
+	}
+}
