@@ -43,18 +43,20 @@ func (s *Sandbox) At(path string) bool {
 
 // ListenUDP makes a socket that is bound to the address; port 0 is any that is free.
 func (s *Sandbox) ListenUDP(at netip.AddrPort) (c *net.UDPConn, err error) {
-	return c, s.make(func() error {
+	err = s.make(func() error {
 		c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
 		return err
 	})
+	return c, err
 }
 
 // ListenTCP makes a listening socket; port 0 is any that is free.
 func (s *Sandbox) ListenTCP(at netip.AddrPort) (l *net.TCPListener, err error) {
-	return l, s.make(func() error {
+	err = s.make(func() error {
 		l, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(at))
 		return err
 	})
+	return l, err
 }
 
 // A Dialing is a socket that talks to one address only.
