@@ -15,8 +15,15 @@ import (
 // wants to know that an endpoint came to a sandbox or left it.
 type bound struct {
 	driver.Wire
+	nets  networks
 	ipam  *ipam.IPAM
 	moved func()
+}
+
+// networks are the driver's.
+type networks interface {
+	Network(id string) (driver.Network, bool)
+	DropNetwork(ctx context.Context, id string) error
 }
 
 // Join is followed by moved.
@@ -34,15 +41,17 @@ func (b bound) Leave(ctx context.Context, req plugin.EndpointRequest) error {
 // CreateNetwork makes the network and binds its pools. Networks whose addresses
 // another IPAM driver gives have none here.
 func (b bound) CreateNetwork(ctx context.Context, req plugin.CreateNetworkRequest) error {
+	_, repeated := b.nets.Network(req.NetworkID)
 	if err := b.Wire.CreateNetwork(ctx, req); err != nil {
 		return err
 	}
 	for _, data := range slices.Concat(req.IPv4Data, req.IPv6Data) {
 		err := b.ipam.Bind(ctx, req.NetworkID, data.Pool)
 		if err != nil && !errors.Is(err, ipam.ErrUnknownPool) {
-			// The engine sends no DeleteNetwork for a creation that failed.
-			undo := b.DeleteNetwork(context.WithoutCancel(ctx), plugin.NetworkRequest{NetworkID: req.NetworkID})
-			return errors.Join(err, undo)
+			if !repeated { // the engine sends no DeleteNetwork for a creation that failed
+				err = errors.Join(err, b.nets.DropNetwork(context.WithoutCancel(ctx), req.NetworkID))
+			}
+			return err
 		}
 	}
 	return nil

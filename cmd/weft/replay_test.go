@@ -68,7 +68,7 @@ func startHouse(t *testing.T) *http.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	handler := plugin.New(plugin.Config{Network: bound{driver.NewWire(h.driver), h.ipam, h.endpointChanged}, IPAM: ipam.NewWire(h.ipam), Logger: h.log})
+	handler := plugin.New(plugin.Config{Network: bound{driver.NewWire(h.driver), h.driver, h.ipam, h.endpointChanged}, IPAM: ipam.NewWire(h.ipam), Logger: h.log})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- handler.Serve(ctx, l) }()

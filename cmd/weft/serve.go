@@ -171,7 +171,7 @@ func serve(ctx context.Context, f serveFlags) (retErr error) {
 	if err := h.settleIdentity(ctx); err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	handler := plugin.New(plugin.Config{Network: bound{driver.NewWire(h.driver), h.ipam, h.endpointChanged}, IPAM: ipam.NewWire(h.ipam), Logger: log})
+	handler := plugin.New(plugin.Config{Network: bound{driver.NewWire(h.driver), h.driver, h.ipam, h.endpointChanged}, IPAM: ipam.NewWire(h.ipam), Logger: log})
 	if err := daemon.ReleaseProgram(); err != nil {
 		log.Warn("memory", "err", err)
 	}
