@@ -15,9 +15,8 @@ type Follower interface {
 	Locate(n Network) (now Network, moved bool, err error)
 	// Spread returns each of some networks once for every device on which it may be: that of
 	// its record, those of its containers, and the one where its words lead if no container
-	// keeps it. attached are the joined endpoints of a network, and one that is not
-	// if any is being joined.
-	Spread(list []Network, attached func(network string) []Endpoint) ([]Network, error)
+	// keeps it.
+	Spread(list []Network, joined func(network string) []Endpoint) ([]Network, error)
 	// Movable says why a network with these joined endpoints cannot go where Locate found
 	// it, beside others that Spread returned; nil if it can.
 	Movable(n, now Network, joined []Endpoint, others []Network) error
@@ -83,7 +82,7 @@ func (d *Driver) move(ctx context.Context, f Follower, n Network) (now Network, 
 	}
 	var others []Network
 	if err == nil {
-		others, err = f.Spread(d.others(n.ID), d.attached)
+		others, err = f.Spread(d.others(n.ID), d.joined)
 	}
 	if err == nil {
 		err = f.Movable(n, now, d.joined(n.ID), others)
@@ -137,7 +136,7 @@ func (d *Driver) goesBeside(n, now Network, list []Network, goes map[string]Netw
 		}
 	}
 	f := d.cfg.Kinds[n.Mode].(Follower)
-	others, err := f.Spread(others, d.attached)
+	others, err := f.Spread(others, d.joined)
 	return err == nil && f.Movable(n, now, d.joined(n.ID), others) == nil
 }
 
@@ -186,7 +185,7 @@ func (d *Driver) spread(kind Kind, id string) ([]Network, error) {
 	if !ok {
 		return others, nil
 	}
-	elsewhere, err := f.Spread(others, d.attached)
+	elsewhere, err := f.Spread(others, d.joined)
 	return append(others, elsewhere...), err
 }
 

@@ -56,16 +56,6 @@ func (d *Driver) isJoining(network string) bool {
 	return d.joining[network] > 0
 }
 
-// attached are the joined endpoints of a network, and one that is not if any is being joined.
-func (d *Driver) attached(network string) []Endpoint {
-	joining := d.isJoining(network) // asked first: one that is done then is joined
-	out := d.joined(network)
-	if joining {
-		out = append(out, Endpoint{Network: network})
-	}
-	return out
-}
-
 // publishesBeside reports whether another endpoint of the sandbox publishes its ports.
 func (d *Driver) publishesBeside(ep Endpoint) bool {
 	d.mu.Lock()
@@ -96,7 +86,7 @@ func (d *Driver) Leave(ctx context.Context, network, id string) error {
 		return err
 	}
 	errs := []error{kind.Unpublish(ctx, n, ep), kind.Leave(ctx, n, ep)}
-	if ep.Attach == AttachDocker {
+	if ep.Attach == AttachDocker || errs[1] != nil { // what was not taken away yet may be there
 		ep.Left = ep.Sandbox
 	}
 	ep.Joined, ep.Sandbox, ep.Attach, ep.AttachWhy = false, "", "", ""

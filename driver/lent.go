@@ -8,11 +8,14 @@ import (
 	"github.com/weft-net/weft/internal/kernel"
 )
 
+// Bears reports whether a link is of the sort that weft makes for networks to rest on.
+func Bears(l kernel.Link) bool { return l.VLAN != 0 || l.Kind == "dummy" }
+
 // Lent says what somebody else has on a device that weft made for networks to rest on, "" if
 // nothing: such a device is not weft's to delete. What the kernel puts there by itself counts
 // for nothing, and what is in other namespaces does not show.
 func (a Actual) Lent(l kernel.Link) string {
-	if l.VLAN == 0 && l.Kind != "dummy" {
+	if !Bears(l) {
 		return ""
 	}
 	if master, ok := a.Index[l.Master]; ok {
@@ -34,15 +37,15 @@ func (a Actual) Lent(l kernel.Link) string {
 
 // Held reports whether devices are on one that weft made for networks to rest on which this
 // host does not show, as those that a built-in driver put in containers. Only the kernel
-// knows: it makes no passthru device beside another one. Devices of weft's that do show go
-// with what is below them, and say nothing.
+// knows: it makes no passthru device beside another one. While devices do show there is no
+// telling what else is there: they would have to go first.
 func Held(k interface{ TryChild(c kernel.Child) error }, a Actual, l kernel.Link) bool {
-	if l.VLAN == 0 && l.Kind != "dummy" {
+	if !Bears(l) {
 		return false
 	}
 	for _, above := range a.Links {
 		if above.Parent == l.Index {
-			return false
+			return true
 		}
 	}
 	err := k.TryChild(kernel.Child{Kind: kernel.Macvlan, Name: PrefixPeer + "try-" + strconv.Itoa(l.Index), Parent: l.Name, Mode: "passthru"})

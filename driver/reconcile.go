@@ -232,7 +232,20 @@ func doomed(a Actual, l kernel.Link) bool {
 // sweep deletes strays and says so, but for those that an endpoint's removal,
 // begun since the kernel was read, is taking away itself.
 func (d *Driver) sweep(actual Actual) ([]string, error) {
-	strays := d.strays(actual)
+	var above, below []kernel.Link
+	for _, l := range d.strays(actual) {
+		if Bears(l) {
+			below = append(below, l)
+		} else {
+			above = append(above, l)
+		}
+	}
+	swept, err := d.sweepAway(above)
+	more, alsoErr := d.sweepAway(below) // which show only now who else is on them
+	return append(swept, more...), errors.Join(err, alsoErr)
+}
+
+func (d *Driver) sweepAway(strays []kernel.Link) ([]string, error) {
 	if len(strays) == 0 {
 		return nil, nil
 	}
@@ -245,7 +258,7 @@ func (d *Driver) sweep(actual Actual) ([]string, error) {
 	for _, l := range strays {
 		l, ok := now.Links[l.Name]
 		switch {
-		case !ok || doomed(now, l) || Held(d.cfg.Kernel, now, l):
+		case !ok || doomed(now, l) || now.Lent(l) != "" || Held(d.cfg.Kernel, now, l):
 			continue
 		case l.Kind == "bridge":
 			errs = append(errs, d.cfg.Kernel.DeleteLink(l.Name))

@@ -16,7 +16,7 @@ func (a Actual) Renamed(n Network) (l kernel.Link, ok bool) {
 	for _, l := range a.Links {
 		below := a.Index[l.Parent]
 		on := below.Name == n.Parent || slices.Contains(below.AltNames, n.Parent) || !there && below.MAC.String() == n.ParentMAC
-		if l.VLAN == n.VLAN && l.Name != n.Device && on {
+		if l.VLAN == n.VLAN && !l.Provider && l.Name != n.Device && on {
 			return l, true
 		}
 	}

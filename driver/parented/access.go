@@ -350,6 +350,28 @@ func (k *Kind) leaveAccess(n driver.Network) error {
 	return k.cfg.Kernel.DeleteLink(n.Access.Link)
 }
 
+// stepOff deletes the host's own device if it is on the device that a network leaves; it is
+// made anew on the next one.
+func (k *Kind) stepOff(old driver.Network) error {
+	if old.Access == nil {
+		return nil
+	}
+	k.access.mu.Lock()
+	defer k.access.mu.Unlock()
+	l, err := k.cfg.Kernel.LinkByName(old.Access.Link)
+	var below kernel.Link
+	if err == nil {
+		below, err = k.cfg.Kernel.LinkByName(old.Device)
+	}
+	if errors.Is(err, kernel.ErrNotFound) || err == nil && (!driver.Ours(l) || l.Parent != below.Index) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return k.cfg.Kernel.DeleteLink(l.Name)
+}
+
 // hosts are the host's addresses for a container, which nobody on the line is to ask for.
 func (k *Kind) hosts(n driver.Network, ep driver.Endpoint) kernel.Hosts {
 	k.access.mu.Lock()

@@ -81,6 +81,9 @@ func (k *Kind) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
+			k.mu.Lock()
+			k.ended = true
+			k.mu.Unlock()
 			k.deleteRetired()
 			return nil
 		case <-k.wake:

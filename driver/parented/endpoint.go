@@ -236,8 +236,12 @@ func (k *Kind) Leave(_ context.Context, n driver.Network, ep driver.Endpoint) er
 	}
 	k.mu.Lock()
 	k.finish = append(k.finish, finish)
+	ended := k.ended
 	k.mu.Unlock()
 	k.poke()
+	if ended {
+		k.deleteRetired()
+	}
 	return expelled
 }
 

@@ -180,7 +180,7 @@ func (k *Kind) Movable(n, now driver.Network, joined []driver.Endpoint, others [
 }
 
 // Spread looks in the sandboxes where containers are.
-func (k *Kind) Spread(list []driver.Network, attached func(network string) []driver.Endpoint) ([]driver.Network, error) {
+func (k *Kind) Spread(list []driver.Network, joined func(network string) []driver.Endpoint) ([]driver.Network, error) {
 	if !slices.ContainsFunc(list, OnParent) {
 		return list, nil
 	}
@@ -190,7 +190,7 @@ func (k *Kind) Spread(list []driver.Network, attached func(network string) []dri
 	}
 	var out []driver.Network
 	for _, n := range list {
-		devices, err := k.devices(n, attached(n.ID), finder{links: links}, routes)
+		devices, err := k.devices(n, joined(n.ID), finder{links: links}, routes)
 		if err != nil {
 			return nil, err
 		}
@@ -277,6 +277,5 @@ func (k *Kind) Vacate(ctx context.Context, old, now driver.Network) error {
 	if old.Device == now.Device { // only the one below has another name
 		return nil
 	}
-	k.deleteRetired() // they would hold it
-	return errors.Join(k.giveOwn(ctx, now), k.cfg.Parents.leave(old))
+	return errors.Join(k.deleteLeft(), k.giveOwn(ctx, now), k.stepOff(old), k.cfg.Parents.leave(old))
 }

@@ -103,10 +103,15 @@ func (k *Kind) place(n driver.Network, s settings, links []kernel.Link, routes [
 	return n, nil
 }
 
+// kindVRF is a device that leaves its ports their frames.
+const kindVRF = "vrf"
+
 // bears refuses devices that cannot be parents.
 func bears(l kernel.Link, f finder) error {
-	if l.Master != 0 {
-		master := f.indexed(l.Master)
+	if l.Kind == kindVRF {
+		return driver.WithHint(fmt.Errorf("%w: %s is a VRF, which takes no frames", driver.ErrOption, l.Name), "use a device in it as the parent")
+	}
+	if master := f.indexed(l.Master); l.Master != 0 && master.Kind != kindVRF {
 		return driver.WithHint(fmt.Errorf("%w: %s is a port of %s", driver.ErrOption, l.Name, master.Name), "use %s as the parent", master.Name)
 	}
 	if driver.Ours(l) && l.VLAN == 0 {
@@ -199,8 +204,12 @@ func (k *Kind) try(n driver.Network, links []kernel.Link) error {
 		return nil
 	}
 	mode, flag := k.sort.Style(n.Options)
+	trial := kernel.Child{Kind: k.sort.Kind, Name: driver.PrefixPeer + short(n.ID), Parent: n.Device, Mode: mode, Flag: flag}
 	err := k.evenIfBusy(func() error {
-		return k.cfg.Kernel.TryChild(kernel.Child{Kind: k.sort.Kind, Name: driver.PrefixPeer + short(n.ID), Parent: n.Device, Mode: mode, Flag: flag})
+		if err := k.foreign(n, trial); err != nil {
+			return err
+		}
+		return k.cfg.Kernel.TryChild(trial)
 	})
 	switch {
 	case errors.Is(err, kernel.ErrBusy):
@@ -211,6 +220,21 @@ func (k *Kind) try(n driver.Network, links []kernel.Link) error {
 	return unsupported(err, string(k.sort.Kind))
 }
 
+// foreign is ErrBusy where somebody else has ipvlan devices on the parent: mode and flag are
+// the parent's, and the kernel would give those of one more device to all of them. Beside
+// them it makes no macvlan device, which is how they show.
+func (k *Kind) foreign(n driver.Network, trial kernel.Child) error {
+	if trial.Kind != kernel.IPvlan || k.cfg.Parents.bear(n.Device, trial.Kind) {
+		return nil
+	}
+	trial.Kind, trial.Mode, trial.Flag = kernel.Macvlan, "bridge", ""
+	err := k.cfg.Kernel.TryChild(trial)
+	if errors.Is(err, kernel.ErrNotSupported) {
+		return nil
+	}
+	return err
+}
+
 // evenIfBusy does something again if the parent was busy, without the devices that left their
 // containers a moment ago: weft deletes them soon, and the kernel counts them until then.
 func (k *Kind) evenIfBusy(do func() error) error {
@@ -218,11 +242,17 @@ func (k *Kind) evenIfBusy(do func() error) error {
 	if !errors.Is(err, kernel.ErrBusy) {
 		return err
 	}
-	k.deleteRetired()
-	if err := k.cfg.Kernel.DeleteDoomed(); err != nil {
+	if err := k.deleteLeft(); err != nil {
 		return err
 	}
 	return do()
+}
+
+// deleteLeft deletes at once what has left its container and goes soon: until then it holds
+// the device below.
+func (k *Kind) deleteLeft() error {
+	k.deleteRetired()
+	return k.cfg.Kernel.DeleteDoomed()
 }
 
 // unsupported says which module is missing.
@@ -270,8 +300,7 @@ func (k *Kind) EnsureNetwork(ctx context.Context, n driver.Network) error {
 // and nobody else needs it, and tells the cluster.
 func (k *Kind) RemoveNetwork(_ context.Context, n driver.Network) error {
 	k.forsake(n)
-	k.deleteRetired() // they would hold it
-	return errors.Join(k.leaveAccess(n), k.cfg.Parents.leave(n))
+	return errors.Join(k.deleteLeft(), k.leaveAccess(n), k.cfg.Parents.leave(n))
 }
 
 // Check compares the network's device with the kernel's. A device that is not weft's, or has
@@ -330,8 +359,7 @@ func (k *Kind) Troubles(a driver.Actual, n driver.Network, eps []driver.Endpoint
 				out = append(out, fmt.Sprintf("its parent %s is down: ip link set %s up", n.Device, n.Device))
 			}
 		}
-		// A VRF takes no frames.
-		if master, in := a.Index[a.Links[n.Device].Master]; in && master.Kind != "vrf" {
+		if master, in := a.Index[a.Links[n.Device].Master]; in && master.Kind != kindVRF {
 			out = append(out, fmt.Sprintf("its parent %s is a port of %s, so no container starts on it: ip link set %s nomaster, or create the network anew with -o %s=%s",
 				n.Device, master.Name, n.Device, OptParent, master.Name))
 		}

@@ -127,6 +127,8 @@ type Kind struct {
 	apart map[string]int
 	// moving are endpoints whose device the engine is about to move; by id.
 	moving map[string]moving
+	// ended says that Run has: whoever comes later deletes by itself.
+	ended bool
 	// finish deletes devices that were taken out of service.
 	finish   []func() error
 	retiring sync.Mutex // held while they are deleted

@@ -93,6 +93,113 @@ func TestHeldSubInterface(t *testing.T) {
 	}
 }
 
+// stranger puts somebody else's container on a device.
+func (h *house) stranger(kind kernel.ChildKind, mode, parent string) {
+	h.Helper()
+	h.kernel.AddSandbox("/run/netns/other")
+	_, err := h.kernel.AttachChild(kernel.ChildAttachment{Sandbox: "/run/netns/other", Child: kernel.Child{Kind: kind, Mode: mode, Name: "eth0", Alias: "a stranger", Parent: parent}})
+	h.must(err)
+}
+
+// refuses makes sure that a network cannot be made, for reasons in these words.
+func (h *house) refuses(n driver.Network, class error, words ...string) {
+	h.Helper()
+	err := h.CreateNetwork(h.Context(), n)
+	if !errors.Is(err, class) {
+		h.Errorf("%v, want %v", err, class)
+	}
+	for _, w := range words {
+		if !strings.Contains(fmt.Sprint(err), w) {
+			h.Errorf("%q lacks %q", err, w)
+		}
+	}
+}
+
+// TestHeldBesideLeftovers: what weft itself still has on a sub-interface hides nobody.
+func TestHeldBesideLeftovers(t *testing.T) {
+	for name, c := range map[string]struct {
+		options []string
+		end     func(h *house)
+	}{
+		"a device that left": {nil, func(h *house) {
+			h.end("1", "a")
+			h.must(h.DeleteNetwork(h.Context(), id("a")))
+		}},
+		"an endpoint": {nil, func(h *house) { h.must(h.DeleteNetwork(h.Context(), id("a"))) }},
+		"a reset":     {nil, func(h *house) { h.must(h.Reset(h.Context())) }},
+		"the host":    {[]string{"host_access", "true"}, func(h *house) { h.must(h.DeleteNetwork(h.Context(), id("a"))) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t)
+			h.book.offer[id("a")] = []string{"10.0.0.200/24"}
+			h.create(network("a", "10.0.0.0/24", append(c.options, "mode", "macvlan", "parent", "eth0.5")...))
+			h.stranger(kernel.Macvlan, "bridge", "eth0.5")
+			h.join("1", "a", "10.0.0.2/24")
+			c.end(h)
+			h.has("/run/netns/other:eth0", true)
+			h.must(h.kernel.DetachChild("/run/netns/other", "a stranger"))
+			h.reconciled(driver.Full)
+			h.has("eth0.5", false)
+		})
+	}
+}
+
+// TestHeldWhereItWas: a network that follows its route elsewhere leaves its host's device and
+// no sub-interface that others are on.
+func TestHeldWhereItWas(t *testing.T) {
+	h := newHouse(t)
+	h.book.offer[id("a")] = []string{"10.5.0.200/24", "10.5.0.201/24"}
+	h.kernel.AddRoute(netip.MustParsePrefix("10.77.0.0/16"), netip.Addr{}, "eth0")
+	h.create(network("a", "10.5.0.0/24", "mode", "macvlan", "parent", "route:10.77.7.0/24", "vlan", "5", "host_access", "true"))
+	h.stranger(kernel.Macvlan, "bridge", "eth0.5")
+	h.kernel.AddRoute(netip.MustParsePrefix("10.77.7.0/24"), netip.Addr{}, "eth1")
+	h.reconciled(driver.Full)
+	h.on("a", "eth1.5")
+	h.has("/run/netns/other:eth0", true)
+}
+
+// TestForeignIPvlan: mode and flag are the parent's, so that one more device would give its
+// own to those that somebody else has there.
+func TestForeignIPvlan(t *testing.T) {
+	h := newHouse(t)
+	h.stranger(kernel.IPvlan, "l2", "eth0")
+	h.refuses(network("a", "10.0.0.0/24", "mode", "ipvlan", "ipvlan_mode", "l3", "parent", "eth0"), driver.ErrConflict, "eth0 cannot be the parent of ipvlan devices", "not weft's")
+	h.must(h.kernel.DetachChild("/run/netns/other", "a stranger"))
+	h.create(network("a", "10.0.0.0/24", "mode", "ipvlan", "parent", "eth0"))
+	h.join("1", "a", "10.0.0.2/24")
+	h.create(network("b", "10.0.1.0/24", "mode", "ipvlan", "parent", "eth0")) // weft's own are none
+}
+
+// TestParentInVRF: a port of a VRF keeps its frames.
+func TestParentInVRF(t *testing.T) {
+	h := newHouse(t)
+	h.kernel.AddDevice(kernel.Link{Name: "vrf0", Kind: "vrf", Up: true})
+	vrf, err := h.kernel.LinkByName("vrf0")
+	h.must(err)
+	h.kernel.AddDevice(kernel.Link{Name: "eth2", Up: true, Carrier: true, Master: vrf.Index, MAC: kernel.MAC{2, 0, 0, 0, 0, 9}})
+	h.create(network("a", "10.5.0.0/24", "mode", "macvlan", "parent", "eth2"))
+	h.join("1", "a", "10.5.0.2/24")
+	h.reconciled(driver.Full)
+	h.untroubled()
+	h.refuses(network("b", "10.6.0.0/24", "mode", "macvlan", "parent", "vrf0"), driver.ErrOption, "vrf0 is a VRF")
+}
+
+// TestLeaveFails: the device of a container that could not be taken away is taken away with
+// its endpoint, whose address is free then.
+func TestLeaveFails(t *testing.T) {
+	h := newHouse(t)
+	h.direct = true
+	h.create(network("a", "10.0.0.0/24", "mode", "macvlan", "parent", "eth0", "attach", "direct"))
+	h.join("1", "a", "10.0.0.2/24")
+	h.has("10.0.0.2", true)
+	h.kernel.Fail(errors.New("too many open files"))
+	h.must(h.Leave(t.Context(), id("a"), id("1")))
+	h.kernel.Fail(nil)
+	h.must(h.DeleteEndpoint(t.Context(), id("a"), id("1")))
+	h.settle()
+	h.has("10.0.0.2", false)
+}
+
 // TestRenamedSubInterface: one that a user renames stays, with the containers on it, is told
 // and asked back, and is of use to networks that are created then.
 func TestRenamedSubInterface(t *testing.T) {

@@ -56,6 +56,18 @@ func (p *Parents) count(n driver.Network) {
 	p.users[n.Device][n.ID] = n
 }
 
+// bear reports whether a network with devices of this kind is on a device.
+func (p *Parents) bear(device string, kind kernel.ChildKind) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, n := range p.users[device] {
+		if n.Mode == string(kind) {
+			return true
+		}
+	}
+	return false
+}
+
 // ensure counts a network and makes its device, unless that is somebody else's. That the
 // device below is gone is an error of a new network; that of an older one comes back when
 // the device does.

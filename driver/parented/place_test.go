@@ -140,10 +140,14 @@ func TestProviderVLAN(t *testing.T) {
 	h := newHouse(t)
 	below, err := h.kernel.LinkByName("eth0")
 	h.must(err)
-	h.kernel.AddDevice(kernel.Link{Name: "provider", Kind: "vlan", Parent: below.Index, VLAN: 5, Provider: true})
+	h.kernel.AddDevice(kernel.Link{Name: "provider", Kind: "vlan", Parent: below.Index, VLAN: 5, Provider: true, Up: true, Carrier: true})
 	h.create(network("a", "10.5.0.0/24", "mode", "macvlan", "parent", "eth0.5"))
 	if n, _ := h.Network(id("a")); n.Device != "eth0.5" || n.Adopted {
 		t.Errorf("it is on %s, adopted %t", n.Device, n.Adopted)
 	}
+	h.reconciled(driver.Full)
+	h.untroubled()
+	h.must(h.kernel.Lose("eth0.5"))
+	h.reconciled(driver.Changes)
 	h.has("eth0.5 kind=vlan", true)
 }

@@ -202,6 +202,23 @@ func TestHeldOnTheLine(t *testing.T) {
 	}
 }
 
+// TestForeignIPvlanOnTheLine: containers of somebody else's keep their mode.
+func TestForeignIPvlanOnTheLine(t *testing.T) {
+	kerneltest.Needs(t, "macvlan", "ipvlan")
+	l := newLine(t)
+	ns := kerneltest.Namespace(t)
+	l.host("ip", "link", "add", "builtin", "link", "e0", "netns", ns, "type", "ipvlan", "mode", "l2", "private")
+	err := l.CreateNetwork(t.Context(), network("a", "10.5.0.0/24", "mode", "ipvlan", "ipvlan_mode", "l3", "parent", "e0"))
+	if !errors.Is(err, driver.ErrConflict) || !strings.Contains(err.Error(), "not weft's") {
+		t.Errorf("beside somebody else's ipvlan device: %v", err)
+	}
+	if got := l.at(ns, "ip", "-d", "link", "show", "builtin"); !strings.Contains(got, "mode l2 private") {
+		t.Errorf("their device is\n%s", got)
+	}
+	l.at(ns, "ip", "link", "del", "builtin")
+	l.create(network("a", "10.5.0.0/24", "mode", "ipvlan", "ipvlan_mode", "l3", "parent", "e0"))
+}
+
 // restart ends weft and starts it again.
 func (l *line) restart() {
 	l.Helper()

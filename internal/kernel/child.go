@@ -194,7 +194,8 @@ func (h *Host) AttachChild(a ChildAttachment) (ifname string, retErr error) {
 	return c.Name, nil
 }
 
-// configureChild runs inside the sandbox. When it fails it deletes the device.
+// configureChild runs inside the sandbox. When it fails it deletes the device, if netlink
+// answers at all: without, the device stays down and has no address.
 func (h *Host) configureChild(a ChildAttachment, ifname string) (retErr error) {
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -339,12 +340,10 @@ func (h *Host) RetireChild(sandbox, alias string) (finish func() error, retErr e
 	}, nil
 }
 
-// retire needs the addresses gone: others of the parent's ipvlan devices may get them.
+// retire needs the addresses gone: others of the parent's ipvlan devices may get them. The
+// alias goes last: whoever repeats what failed finds the device by it.
 func retire(nl *netlink.Handle, l netlink.Link) error {
 	name := l.Attrs().Name
-	if err := nl.LinkSetAlias(l, retired); err != nil {
-		return fmt.Errorf("%s: set alias: %w", name, vocabulary(err))
-	}
 	if err := nl.LinkSetDown(l); err != nil {
 		return fmt.Errorf("%s: set down: %w", name, vocabulary(err))
 	}
@@ -356,6 +355,9 @@ func retire(nl *netlink.Handle, l netlink.Link) error {
 		if err := nl.AddrDel(l, &a); err != nil && !errors.Is(err, syscall.EADDRNOTAVAIL) {
 			return fmt.Errorf("%s: remove address %s: %w", name, a.IPNet, err)
 		}
+	}
+	if err := nl.LinkSetAlias(l, retired); err != nil {
+		return fmt.Errorf("%s: set alias: %w", name, vocabulary(err))
 	}
 	return nil
 }

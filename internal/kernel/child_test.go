@@ -184,6 +184,21 @@ func TestPortIsBusy(t *testing.T) {
 	}
 }
 
+// TestPortOfVRF: a VRF leaves its ports their frames, and has none itself.
+func TestPortOfVRF(t *testing.T) {
+	kerneltest.Needs(t, "macvlan", "vrf")
+	host := kerneltest.Host(t)
+	line(t)
+	ip(t, "link", "add", "vrf0", "type", "vrf", "table", "10")
+	ip(t, "link", "set", "e0", "master", "vrf0")
+	if err := host.TryChild(kernel.Child{Kind: kernel.Macvlan, Name: "wp-1", Parent: "e0"}); err != nil {
+		t.Error(err)
+	}
+	if err := host.TryChild(kernel.Child{Kind: kernel.Macvlan, Name: "wp-1", Parent: "vrf0"}); err == nil {
+		t.Error("a VRF takes frames")
+	}
+}
+
 // TestVLANConformance is about sub-interfaces and what is on them.
 func TestVLANConformance(t *testing.T) {
 	kerneltest.Needs(t, "vlan", "dummy", "ipvlan", "macvlan")

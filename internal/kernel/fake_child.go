@@ -132,7 +132,7 @@ func (f *Fake) mayBear(c Child) (*fakeLink, error) {
 	if parent == nil {
 		return nil, fmt.Errorf("%s %s: parent %s: %w", c.Kind, c.Name, c.Parent, ErrNotFound)
 	}
-	busy := parent.Master != 0
+	busy := parent.Master != 0 && f.kindOf(parent.Master) != "vrf"
 	for _, other := range f.childrenOf(parent.Index) {
 		busy = busy || other.Kind != c.Kind || c.Mode == "passthru" || other.Mode == "passthru"
 	}
@@ -140,6 +140,16 @@ func (f *Fake) mayBear(c Child) (*fakeLink, error) {
 		return nil, fmt.Errorf("make %s %s on %s: %w", c.Kind, c.Name, c.Parent, ErrBusy)
 	}
 	return parent, nil
+}
+
+// kindOf is the kind of the device with an index.
+func (f *Fake) kindOf(index int) string {
+	for _, l := range f.links {
+		if l.Index == index {
+			return l.Kind
+		}
+	}
+	return ""
 }
 
 // childrenOf are the children of a device, wherever they are.

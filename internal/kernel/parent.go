@@ -155,6 +155,9 @@ func probe(kind string) error {
 	case "dummy":
 		attrs.ParentIndex = 0
 		err = nl.LinkAdd(&netlink.Dummy{LinkAttrs: attrs})
+	case "vrf":
+		attrs.ParentIndex = 0
+		err = nl.LinkAdd(&netlink.Vrf{LinkAttrs: attrs, Table: 10})
 	case string(Macvlan):
 		err = nl.LinkAdd(&netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE})
 	case string(IPvlan):

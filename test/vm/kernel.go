@@ -19,7 +19,7 @@ import (
 
 // wanted are the modules of the devices that tests make, of the machine's disk, and of what
 // engine and plugin do with nftables and the engine with iptables.
-const wanted = "veth bridge dummy 8021q macvlan ipvlan" +
+const wanted = "veth bridge dummy 8021q macvlan ipvlan vrf" +
 	" crc32c_generic virtio_pci virtio_blk ext4 overlay" +
 	" nft_chain_nat nft_ct nft_fib_inet nft_fwd_netdev nft_masq nft_nat nf_conntrack_netlink" +
 	" nft_compat xt_addrtype xt_conntrack xt_MASQUERADE xt_mark"
