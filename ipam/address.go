@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/weft-net/weft/internal/journal"
 	"github.com/weft-net/weft/internal/ownership"
@@ -61,6 +62,7 @@ func (m *IPAM) request(ctx context.Context, req AddressRequest) (netip.Prefix, e
 			s, err = sought.next(ctx, m.pools[n.token], n)
 		}
 		if u, ok := errors.AsType[*unproven](err); ok {
+			sought.until = time.Time{} // what it got may all be machines': then it may take as long again
 			return proven.wait(u)
 		}
 		if more, ok := proven.again(req, err); ok {
@@ -114,7 +116,7 @@ func (m *IPAM) grant(req AddressRequest, proven *proof) (step, netip.Prefix, err
 	}
 	s.w.ops = append(s.w.ops, putHeld(key, addr, h))
 	if sh := b.share; sh != nil && h.kind == KindEndpoint && !m.fromLeader(p) {
-		m.prefetch(sh, p.id.dynamic())
+		m.prefetch(sh, p.id.dynamic(), 0)
 	}
 	if h.kind == KindEndpoint && !p.rec.Started {
 		p.rec.Started = true

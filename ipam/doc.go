@@ -55,7 +55,8 @@
 // asked for there before they are given, and what somebody answers for is left out; see
 // [PoolView].Foreigners. What will be given next is probed ahead of need and again every 45
 // seconds, so that a request meets an address of which a probe not older than a minute
-// has said that it is nobody's, and waits for nothing. Only what is asked for by itself, or
+// has said that it is nobody's, and waits for nothing. Where machines have 128 addresses in a
+// row only requests look further: something may answer for all. Only what is asked for by itself, or
 // by its name, may have to wait for a probe, and who comes in a crowd: some half a second,
 // while probes go well 4.5 s at most, and else 2 s, after which it is refused. While the line
 // is down or gone ([ErrNoLine]) addresses are given all the same, and probed as soon as that can

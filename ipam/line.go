@@ -27,6 +27,15 @@ const (
 	quietAfter = 2 * time.Minute
 )
 
+// What bounds the search where something answers for every address: a tarpit, a switch that
+// answers for all, an attacker.
+const (
+	// rowMost is after how many machines in a row no more addresses are probed ahead of need.
+	rowMost = 128
+	// foreignMost is how many machines' addresses are remembered.
+	foreignMost = 1024
+)
+
 // line is what is known of the machines on the line of a device that are not weft's, as
 // far as the addresses of one book go.
 type line struct {
@@ -49,6 +58,8 @@ type line struct {
 	err          error
 	failed, told time.Time
 	asks, finds  int
+	// row counts the addresses that turned out to be machines' since one turned out to be nobody's.
+	row int
 }
 
 // notify lets everybody look who waits.
@@ -65,6 +76,20 @@ type verdict struct {
 	mac   net.HardwareAddr
 	own   string
 	since time.Time
+}
+
+// count counts an address that was asked for: found says that a machine has it, fresh that this
+// is news and that no container has it.
+func (l *line) count(found, fresh bool) {
+	l.asks++
+	switch {
+	case !found:
+		l.row = 0
+		return
+	case fresh:
+		l.row++
+	}
+	l.finds++
 }
 
 // who says which machine has the address.
@@ -109,8 +134,10 @@ func (l *line) proven(a netip.Addr, now time.Time) bool {
 	return v.mac == nil && v.within(provenFor, now)
 }
 
-// forgetSilence forgets that nobody answered for addresses.
+// forgetSilence forgets that nobody answered for addresses. What comes after that may be
+// another line, where it is worth looking again.
 func (l *line) forgetSilence() {
+	l.row = 0
 	maps.DeleteFunc(l.verdicts, func(_ netip.Addr, v verdict) bool { return v.mac == nil })
 }
 
@@ -174,6 +201,20 @@ func (p *pool) ahead(now time.Time) int {
 		return readyBusy
 	}
 	return readyIdle
+}
+
+// aheadOn returns which addresses of a pool are to be proven on its line. After a long row of
+// machines those are only the ones that were nobody's when they were asked for last: whoever
+// needs an address looks further, and a machine that is gone ends the row.
+func (p *pool) aheadOn(l *line, now time.Time) []netip.Addr {
+	list := p.book.next(p.id.dynamic(), p.ahead(now))
+	if l.row < rowMost || len(p.queue) > 0 {
+		return list
+	}
+	return slices.DeleteFunc(list, func(a netip.Addr) bool {
+		v, known := l.verdicts[a]
+		return !known || v.mac != nil
+	})
 }
 
 // line returns what is known of the line of a device.
@@ -260,6 +301,23 @@ func (b *book) mark() {
 	for a := range b.foreigners {
 		if !was[a] {
 			b.own.Use(a, true)
+		}
+	}
+}
+
+// bound forgets those machines of a round for which a line has no room, but for what a
+// container has or a request waits for. They are found again when it is their turn.
+func (b *book) bound(l *line, round []netip.Addr) {
+	over := -foreignMost
+	for _, v := range l.verdicts {
+		if v.mac != nil {
+			over++
+		}
+	}
+	for _, a := range round {
+		if over > 0 && l.verdicts[a].mac != nil && l.wanted[a] == 0 && b.held[a] == nil {
+			delete(l.verdicts, a)
+			over--
 		}
 	}
 }

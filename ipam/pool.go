@@ -309,7 +309,7 @@ func (m *IPAM) Bind(ctx context.Context, network string, subnet netip.Prefix) er
 		w.ops = append(w.ops, putPool(p, rec))
 	}
 	if sh := newest.book.share; sh != nil && (!m.cfg.Leader || isLocalNetwork(network)) {
-		m.prefetch(sh, newest.id.dynamic()) // the first container shall not wait
+		m.prefetch(sh, newest.id.dynamic(), 0) // the first container shall not wait
 	}
 	newest.asked = m.now()
 	m.mu.Unlock()

@@ -351,7 +351,7 @@ func (m *IPAM) planProbes() []round {
 	for _, p := range m.pools {
 		if l := m.lineOf(p); l != nil {
 			m.survey(p, l)
-			ahead[l] = append(ahead[l], p.book.next(p.id.dynamic(), p.ahead(m.now()))...)
+			ahead[l] = append(ahead[l], p.aheadOn(l, m.now())...)
 		}
 	}
 	var out []round
@@ -415,6 +415,7 @@ func (m *IPAM) probe(ctx context.Context, r round) {
 		m.judgeRound(l, err)
 	}
 	l.probing = false
+	r.book.bound(l, r.addrs)
 	r.book.mark()
 	l.notify()
 	if err == nil {
@@ -450,10 +451,7 @@ func (m *IPAM) judgeProbe(b *book, l *line, a netip.Addr, v verdict) {
 	if !v.at.Before(l.late[a]) {
 		delete(l.late, a)
 	}
-	l.asks++
-	if v.mac != nil {
-		l.finds++
-	}
+	l.count(v.mac != nil, old.mac == nil && b.held[a] == nil)
 	if v.mac != nil && b.held[a] == nil && b.own != nil && !b.own.Owns(a) {
 		delete(l.verdicts, a) // it went to another host meanwhile, which may use it
 		return
@@ -466,7 +464,9 @@ func (m *IPAM) judgeProbe(b *book, l *line, a netip.Addr, v verdict) {
 		v.since = old.since
 	case v.mac != nil && m.heldOn(l, b, a):
 		log.Error("an address of a container is taken by somebody else too, see `weft status`", "who", v.who())
-	case v.mac != nil:
+	case v.mac != nil && l.row == rowMost:
+		log.Warn("machines that are not weft's have many addresses of a pool in a row: more are asked for only when a container needs one", "row", l.row, "who", v.who())
+	case v.mac != nil && l.row < rowMost:
 		log.Info("an address of a pool is not given out: somebody who is not weft's has it", "who", v.who())
 	}
 	if v.since.IsZero() {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/weft-net/weft/internal/store"
@@ -119,6 +120,23 @@ func (w *wire) times(addr string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.asked[netip.MustParseAddr(addr)]
+}
+
+// total is how many addresses were asked for, each time anew.
+func (w *wire) total() (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, times := range w.asked {
+		n += times
+	}
+	return n
+}
+
+// fill lets a machine have every address, or not.
+func (w *wire) fill(full bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.full = full
 }
 
 // clock is a clock that a test sets.
@@ -615,6 +633,133 @@ func TestNoWayAmongMachines(t *testing.T) {
 	}
 }
 
+// idle lets time pass in which nobody asks for anything. The test is in a synctest bubble.
+func (l *lined) idle(d time.Duration) {
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Second) {
+		l.clock.add(time.Second)
+	}
+	synctest.Wait()
+}
+
+// TestQuietAmongMachines: where a machine answers for every address, a host of which nobody
+// wants one soon stops looking for more, remembers no more than so many, and asks rarely. A
+// request ends in time, and all is well when the machine is gone.
+func TestQuietAmongMachines(t *testing.T) {
+	for _, subnet := range []string{"fd09::/64", "10.8.0.0/16"} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLined(t, subnet)
+			l.wire.fill(true)
+			quiet := func(d time.Duration, probes, machines int) {
+				t.Helper()
+				was := l.wire.total()
+				l.idle(d)
+				if n := l.wire.total() - was; n > probes {
+					t.Fatalf("%d addresses were asked for in %v", n, d)
+				}
+				if n := len(l.foreigners()); n > machines {
+					t.Fatalf("%d machines are remembered", n)
+				}
+			}
+			quiet(time.Minute, 140, 140)
+			quiet(time.Hour, 7*140, 140)
+			l.wire.mu.Lock()
+			l.wire.slow = 500 * time.Millisecond
+			l.wire.mu.Unlock()
+			for range 4 {
+				begin := time.Now()
+				_, err := l.any()
+				wantRefusal(t, err, ipam.ErrProbe, "an address of "+subnet, "addresses were asked for on e0 in ", "machines have")
+				if took := time.Since(begin); took > 5*time.Second {
+					t.Errorf("it took %v", took)
+				}
+				quiet(time.Minute, 300, 1024)
+			}
+			quiet(time.Hour, 7*1024, 1024)
+			// What is asked for by itself is refused for what it is, and not remembered for long.
+			a := netip.MustParsePrefix(subnet).Addr().Next()
+			for range 1100 {
+				a = a.Next()
+			}
+			for range 20 {
+				_, err := l.RequestAddress(t.Context(), ipam.AddressRequest{PoolID: l.pool, Address: a})
+				wantRefusal(t, err, ipam.ErrInUse, a.String(), "not weft's")
+				a = a.Next()
+			}
+			quiet(11*time.Minute, 2*1044, 1024)
+
+			l.wire.fill(false)
+			if _, err := l.any(); err != nil {
+				t.Errorf("the machine is gone: %v", err)
+			}
+			l.wire.fill(true)
+			l.idle(time.Minute)
+			l.wire.fill(false)
+			l.idle(11 * time.Minute)
+			g := l.wire.block(t)
+			if _, err := l.any(); err != nil {
+				t.Errorf("the machine is gone for long, and nothing was found ahead of need: %v", err)
+			}
+			g.open()
+		})
+	}
+}
+
+// TestAnotherLineAmongMachines: a line that may be another one is looked at anew.
+func TestAnotherLineAmongMachines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLined(t, "10.8.0.0/16")
+		l.wire.fill(true)
+		l.LinesUp(map[string]int{"e0": 7})
+		l.idle(time.Minute)
+		l.wire.fill(false)
+		l.LinesUp(map[string]int{"e0": 8})
+		l.idle(10 * time.Second)
+		g := l.wire.block(t)
+		if _, err := l.any(); err != nil {
+			t.Errorf("nothing was found ahead of need: %v", err)
+		}
+		g.open()
+	})
+}
+
+// TestRowOfMachines: behind many machines in a row there are addresses ahead of need, and
+// behind very many as soon as one was needed.
+func TestRowOfMachines(t *testing.T) {
+	for _, row := range []int{60, 120, 300, 1000} {
+		synctest.Test(t, func(t *testing.T) {
+			a := netip.MustParseAddr("10.8.0.1")
+			var machines []string
+			for range row {
+				a = a.Next()
+				machines = append(machines, a.String())
+			}
+			l := newLined(t, "10.8.0.0/16", machines...)
+			l.wire.mu.Lock()
+			l.wire.slow = 500 * time.Millisecond
+			l.wire.mu.Unlock()
+			l.idle(30 * time.Second)
+			next := func() {
+				t.Helper()
+				a = a.Next()
+				l.want(t, ipam.AddressRequest{PoolID: l.pool}, a.String())
+			}
+			if row > 128 {
+				next()
+			}
+			for range 3 {
+				l.idle(time.Hour)
+				g := l.wire.block(t)
+				next()
+				next()
+				g.open()
+			}
+			if n := len(l.foreigners()); n != row {
+				t.Errorf("%d machines are known", n)
+			}
+		})
+	}
+}
+
 // TestWantedProbe: nobody who waits for any address gets the one that another request waits
 // for.
 func TestWantedProbe(t *testing.T) {
@@ -826,4 +971,52 @@ func TestClusterProbe(t *testing.T) {
 	for _, m := range hosts {
 		eventually(t, m.name+" owns nothing any more", func() bool { return ownedBy(t, f, m.cluster.Me()) == 0 && !m.inside(subnet) })
 	}
+}
+
+// TestClusterAmongMachines: a host that meets machines only takes no more of the addresses that
+// all hosts share, while nobody wants one.
+func TestClusterAmongMachines(t *testing.T) {
+	const subnet = "10.8.0.0/16"
+	synctest.Test(t, func(t *testing.T) {
+		w, f := newWire(), store.NewFake()
+		w.fill(true)
+		lines := func(m *member) {
+			m.line = func(c *ipam.Config) { c.Prober, c.Line = w, func(string) string { return "e0" } }
+		}
+		hosts := []*member{newMember(t, "h1", f, lines), newMember(t, "h2", f.Peer())}
+		var pools []string
+		for _, m := range hosts {
+			m.awaitMember()
+			pools = append(pools, m.pool(subnet))
+		}
+		if err := hosts[0].Bind(t.Context(), lineNetwork, prefix(subnet)); err != nil {
+			t.Fatal(err)
+		}
+		owned := func() int { return ownedBy(t, f, hosts[0].cluster.Me()) }
+		eventually(t, "it has some at hand", func() bool { return owned() > 0 })
+		idle := func() {
+			t.Helper()
+			was := owned()
+			for range 60 {
+				time.Sleep(time.Minute)
+				if n := owned(); n != was {
+					t.Fatalf("nobody asked for an address, and the host owns %d of them instead of %d", n, was)
+				}
+			}
+		}
+		idle()
+		w.mu.Lock()
+		w.slow = 500 * time.Millisecond
+		w.mu.Unlock()
+		for range 6 {
+			_, err := hosts[0].RequestAddress(t.Context(), ipam.AddressRequest{PoolID: pools[0]})
+			wantRefusal(t, err, ipam.ErrProbe, "machines have")
+		}
+		idle()
+		if n := owned(); n > 1024+2*64 {
+			t.Errorf("after some requests the host owns %d addresses", n)
+		}
+		w.fill(false)
+		hosts[0].get(pools[0])
+	})
 }

@@ -203,13 +203,13 @@ func (m *IPAM) members(sh *share) int {
 	return max(len(sh.rec.Pool.Members), 1)
 }
 
-// prefetch wishes for more addresses of rng before there are none. The caller
-// holds mu.
-func (m *IPAM) prefetch(sh *share, rng netip.Prefix) {
+// prefetch wishes for more addresses of rng before there are none; more counts as free what
+// is not. The caller holds mu.
+func (m *IPAM) prefetch(sh *share, rng netip.Prefix, more int) {
 	if m.cfg.Cluster == nil || sh.own.Fetching() {
 		return
 	}
-	free := sh.own.Free(rng)
+	free := sh.own.Free(rng) + more
 	if free >= ownership.Size/2 {
 		return // half of the largest batch
 	}
