@@ -217,6 +217,16 @@ func (p *pool) aheadOn(l *line, now time.Time) []netip.Addr {
 	})
 }
 
+// inRow says whether a line has so many machines in a row that something may answer for all.
+func (b *book) inRow() bool {
+	for _, l := range b.lines {
+		if l.row >= rowMost {
+			return true
+		}
+	}
+	return false
+}
+
 // line returns what is known of the line of a device.
 func (b *book) line(device string) *line {
 	l := b.lines[device]

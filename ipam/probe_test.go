@@ -1004,6 +1004,10 @@ func TestClusterAmongMachines(t *testing.T) {
 				}
 			}
 		}
+		time.Sleep(time.Minute)
+		if n := owned(); n > 256 { // a row, and what is at hand beside it
+			t.Errorf("without a request the host owns %d addresses", n)
+		}
 		idle()
 		w.mu.Lock()
 		w.slow = 500 * time.Millisecond

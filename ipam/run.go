@@ -87,15 +87,20 @@ func (m *IPAM) each(fn func(*share)) {
 }
 
 // reserve keeps addresses at hand for the networks on a share, so that their next
-// container does not need the store. For those that machines have nothing more is taken
-// from the other hosts before somebody asks: they may have all. The caller holds mu.
+// container does not need the store. Where machines have a long row of them nothing more is
+// taken from the other hosts in their place before somebody asks: they may have all. The
+// caller holds mu.
 func (m *IPAM) reserve(sh *share) {
 	if !sh.own.Open() || !m.inside(sh) {
 		return
 	}
 	for _, p := range m.tokensOf(sh.rec.key()) {
 		if p.rec.Network != "" && !m.fromLeader(p) {
-			m.prefetch(sh, p.id.dynamic(), int(sh.book.others(p.id.dynamic())))
+			taken := 0
+			if sh.book.inRow() {
+				taken = int(sh.book.others(p.id.dynamic()))
+			}
+			m.prefetch(sh, p.id.dynamic(), taken)
 		}
 	}
 }
