@@ -117,6 +117,9 @@ func (c *cluster) onSegment() {
 func (c *cluster) macvlanTwins() {
 	c.Helper()
 	two := []*site{c.sites[0], c.sites[len(c.sites)-1]}
+	if two[0] == two[1] {
+		return // somebody chose one engine
+	}
 	told := func(want bool) {
 		c.Helper()
 		for _, s := range two {
