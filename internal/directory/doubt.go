@@ -3,6 +3,7 @@ package directory
 import (
 	"context"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +43,12 @@ func (a *attended) take(u store.Update, mine string) {
 			delete(a.doubted, key)
 		}
 	}
+}
+
+// touches reports whether a watch's news are of keys that begin with prefix.
+func touches(u store.Update, prefix string) bool {
+	begins := func(kv store.KV) bool { return strings.HasPrefix(kv.Key, prefix) }
+	return u.Reset || slices.ContainsFunc(u.Puts, begins) || slices.ContainsFunc(u.Deletes, begins)
 }
 
 // oldest is before the revision of any endpoint: the records of hosts come first.

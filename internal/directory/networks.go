@@ -73,6 +73,8 @@ func (d *Directory) pledge(uuid string, err *error) func() {
 		defer d.mu.Unlock()
 		if *err != nil {
 			delete(d.pledged, uuid)
+			d.unsettled = true
+			d.Poke()
 		}
 	}
 }
