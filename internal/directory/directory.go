@@ -58,9 +58,9 @@ type Directory struct {
 	names  map[string]store.KV
 	nets   map[string]netRecord // by UUID
 	synced bool                 // the networks were seen
-	// ended has the revisions of the ends of networks: what this host learns of its own
-	// changes may come later than the watch's news.
-	ended map[string]int64
+	// told and toldNames are the revisions up to which the watches told everything: what this
+	// host learns of its own changes may come later, and is old news then.
+	told, toldNames int64
 	// attended are the networks that this host programs.
 	attended map[string]*attended
 	// pledged are networks that this host is about to attend.
@@ -111,7 +111,7 @@ func New(cfg Config) *Directory {
 		cfg.Now = time.Now
 	}
 	d := &Directory{cfg: cfg, wake: make(chan struct{}, 1), names: map[string]store.KV{}, nets: map[string]netRecord{},
-		ended: map[string]int64{}, attended: map[string]*attended{}, pledged: map[string]bool{}, hosts: map[ownership.Host]cluster.HostView{}, untold: map[string]untold{}}
+		attended: map[string]*attended{}, pledged: map[string]bool{}, hosts: map[ownership.Host]cluster.HostView{}, untold: map[string]untold{}}
 	d.recall()
 	return d
 }
@@ -132,14 +132,7 @@ func (d *Directory) Run(ctx context.Context) error {
 		return d.cfg.Cluster.Watch(ctx, prefixNets, d.seeNetworks)
 	})
 	g.Go(func() error {
-		return d.cfg.Cluster.Watch(ctx, prefixNames, func(u store.Update) {
-			d.mu.Lock()
-			apply(d.names, u)
-			d.unsettled = true
-			d.mu.Unlock()
-			d.cfg.OnChange("")
-			d.Poke()
-		})
+		return d.cfg.Cluster.Watch(ctx, prefixNames, d.seeNames)
 	})
 	g.Go(func() error { return d.work(ctx, g) })
 	return g.Wait()
@@ -162,11 +155,19 @@ func apply(into map[string]store.KV, u store.Update) {
 	}
 }
 
+func (d *Directory) seeNames(u store.Update) {
+	d.mu.Lock()
+	apply(d.names, u)
+	d.toldNames, d.unsettled = u.Rev, true
+	d.mu.Unlock()
+	d.cfg.OnChange("")
+	d.Poke()
+}
+
 func (d *Directory) seeNetworks(u store.Update) {
 	d.mu.Lock()
 	if u.Reset {
 		clear(d.nets)
-		clear(d.ended)
 		d.synced = true
 	}
 	for _, kv := range u.Puts {
@@ -184,9 +185,8 @@ func (d *Directory) seeNetworks(u store.Update) {
 		if kv.Rev > d.nets[uuid].kv.Rev {
 			delete(d.nets, uuid)
 		}
-		d.ended[uuid] = kv.Rev
 	}
-	d.unsettled = true
+	d.told, d.unsettled = u.Rev, true
 	d.mu.Unlock()
 	d.cfg.OnChange("")
 	d.Poke()

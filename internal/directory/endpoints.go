@@ -240,11 +240,11 @@ func (d *Directory) learn(uuid string, txn store.Txn, res store.Result) {
 	news := false
 	for _, kv := range now {
 		switch {
-		case kv.Key == netKey(uuid) && kv.Rev > max(d.nets[uuid].kv.Rev, d.ended[uuid]):
+		case kv.Key == netKey(uuid) && kv.Rev > max(d.nets[uuid].kv.Rev, d.told):
 			if n, err := decode[Network](kv); err == nil {
 				d.nets[uuid], news = netRecord{kv, n}, true
 			}
-		case strings.HasPrefix(kv.Key, prefixNames) && kv.Rev > d.names[kv.Key].Rev:
+		case strings.HasPrefix(kv.Key, prefixNames) && kv.Rev > max(d.names[kv.Key].Rev, d.toldNames):
 			d.names[kv.Key], news = kv, true
 		}
 	}
