@@ -58,6 +58,7 @@ type Directory struct {
 	names  map[string]store.KV
 	nets   map[string]netRecord // by UUID
 	synced bool                 // the networks were seen
+	listed bool                 // their names were
 	// told and toldNames are the revisions up to which the watches told everything: what this
 	// host learns of its own changes may come later, and is old news then.
 	told, toldNames int64
@@ -158,6 +159,7 @@ func apply(into map[string]store.KV, u store.Update) {
 func (d *Directory) seeNames(u store.Update) {
 	d.mu.Lock()
 	apply(d.names, u)
+	d.listed = d.listed || u.Reset
 	d.toldNames, d.unsettled = u.Rev, true
 	d.mu.Unlock()
 	d.cfg.OnChange("")

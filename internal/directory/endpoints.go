@@ -146,13 +146,14 @@ func (d *Directory) settle(ctx context.Context) (left bool) {
 	return left
 }
 
-// uuids are all networks that this host attends or that the store knows.
+// uuids are all networks that this host attends or that the store knows; none before both
+// they and their names were seen, which a host that leaves has to free.
 func (d *Directory) uuids() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.unsettled = false // what changes from here on is looked at again
 	all := make(map[string]bool)
-	if !d.synced {
+	if !d.synced || !d.listed {
 		return nil
 	}
 	for uuid := range d.attended {
