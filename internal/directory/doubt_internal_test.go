@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"context"
 	"testing"
 
 	"github.com/weft-net/weft/internal/store"
@@ -44,4 +45,39 @@ func TestLateLearning(t *testing.T) {
 	d.seeNames(store.Update{Reset: true, Rev: 3})
 	learn(4)
 	known("after a change of a store that was restored", true)
+}
+
+// asked is a membership that is doing something else while it asks the store.
+type asked struct {
+	alone
+	during func()
+}
+
+func (c *asked) Change(ctx context.Context, txn store.Txn) (store.Result, error) {
+	c.during()
+	return c.alone.Change(ctx, txn)
+}
+
+// TestAttendedAgain: an answer of the store is about what was listed before the question, and not
+// about a network that was attended anew meanwhile.
+func TestAttendedAgain(t *testing.T) {
+	n := Network{UUID: "u1", Name: "demo"}
+	c := &asked{alone: alone{Fake: store.NewFake()}}
+	d := New(Config{Cluster: c})
+	d.Attend(n)
+	d.attended[n.UUID].take(store.Update{Reset: true, Rev: 1}, "")
+	c.during = func() {
+		d.Forsake(n.UUID)
+		d.Attend(n)
+	}
+	d.resolve(t.Context())
+	if d.Follows(n.UUID) {
+		t.Error("it follows what it has not seen")
+	}
+	c.during = func() {}
+	d.attended[n.UUID].take(store.Update{Reset: true, Rev: 1}, "")
+	d.resolve(t.Context())
+	if !d.Follows(n.UUID) {
+		t.Error("it does not follow what it has seen")
+	}
 }
