@@ -78,7 +78,7 @@ func numbered(i int) Endpoint {
 }
 
 // TestNothingToDo: a host whose endpoints do not change does not compare them all the time,
-// though the membership pokes and reconcile repeats what is known.
+// though the membership pokes, reconcile repeats what is known, and other hosts have news.
 func TestNothingToDo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const many, minute = 500, 60
@@ -115,6 +115,10 @@ func TestNothingToDo(t *testing.T) {
 		idle := allocated(func() {
 			for second := range minute {
 				d.Poke()
+				theirs := store.Put(hostKeys(n.UUID, "other")+"e1", versioned(numbered(second)))
+				if _, err := c.Commit(t.Context(), store.Txn{Then: []store.Op{theirs}}); err != nil {
+					t.Fatal(err)
+				}
 				if second%30 == 0 {
 					say()
 				}
