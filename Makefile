@@ -74,6 +74,7 @@ bench-overlay: plugin ## overlay networks against those of a Swarm, on a quiet m
 bench-names: plugin ## how soon names are known; names inside containers against the engine alone, memory and idle time, on a quiet machine
 	go test -tags bench ./test/bench/names -count=1 -v -timeout 40m
 	go test -tags bench ./internal/names -run '^(TestLatency|TestIdle)$$' -count=1 -v -timeout 10m
+	go test -tags bench ./internal/directory -run '^TestIdle$$' -count=1 -v -timeout 10m
 
 .PHONY: bench-macvlan
 bench-macvlan: ## the kernel's work of attaching a macvlan container, in it against made on the host and moved

@@ -37,12 +37,18 @@ func replace(kv store.KV, n Network) store.Txn {
 	}
 }
 
-// name gives a network that has none its name, which must be free.
-func name(kv store.KV, n Network) store.Txn {
+// name gives a network that has none its name, which must be free. left is the record of the
+// name if it is that of a network that is gone: it is replaced as long as both are so.
+func name(kv, left store.KV, n Network) (store.Txn, error) {
 	txn := replace(kv, n)
-	txn.If = append(txn.If, store.Unchanged(nameKey(n.Name), 0))
+	txn.If = append(txn.If, store.Unchanged(nameKey(n.Name), left.Rev))
 	txn.Then = append(txn.Then, store.Put(nameKey(n.Name), versioned(pointer{n.UUID})))
-	return txn
+	if left.Rev == 0 {
+		return txn, nil
+	}
+	p, err := decode[pointer](left)
+	txn.If = append(txn.If, store.Unchanged(netKey(p.UUID), 0))
+	return txn, err
 }
 
 // leave takes a host out of a network, with its endpoints. The last one takes the
@@ -70,11 +76,18 @@ func remove(kv, named store.KV, n Network) store.Txn {
 	return freeName(replace(kv, n), named, n)
 }
 
-// freeName frees a network's name, if it still has it.
+// freeName frees a network's name, if it still has it. That nothing is known of the name may
+// be because the news of it are late, so then the store has to know nothing either: a name that
+// outlives its network is nobody's and free for nobody.
 func freeName(txn store.Txn, named store.KV, n Network) store.Txn {
-	if p, err := decode[pointer](named); err == nil && n.Name != "" && p.UUID == n.UUID {
+	p, err := decode[pointer](named)
+	switch {
+	case n.Name == "":
+	case err == nil && p.UUID == n.UUID:
 		txn.If = append(txn.If, store.Unchanged(named.Key, named.Rev))
 		txn.Then = append(txn.Then, store.Delete(named.Key))
+	case !n.Removed: // a tombstone has freed it
+		txn.If = append(txn.If, store.Unchanged(nameKey(n.Name), named.Rev))
 	}
 	return txn
 }

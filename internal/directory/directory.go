@@ -16,9 +16,6 @@ import (
 	"github.com/weft-net/weft/internal/store"
 )
 
-// retryEvery is the pause after a change that failed.
-const retryEvery = 250 * time.Millisecond
-
 // changeTime bounds one transaction in the background.
 const changeTime = 5 * time.Second
 
@@ -61,9 +58,10 @@ type Directory struct {
 	names  map[string]store.KV
 	nets   map[string]netRecord // by UUID
 	synced bool                 // the networks were seen
-	// ended has the revisions of the ends of networks: what this host learns of its own
-	// changes may come later than the watch's news.
-	ended map[string]int64
+	listed bool                 // their names were
+	// told and toldNames are the revisions up to which the watches told everything: what this
+	// host learns of its own changes may come later, and is old news then.
+	told, toldNames int64
 	// attended are the networks that this host programs.
 	attended map[string]*attended
 	// pledged are networks that this host is about to attend.
@@ -76,6 +74,8 @@ type Directory struct {
 	memory    memory
 	untold    map[string]untold // by UUID
 	due       bool              // a poke is to come
+	// unsettled says that there may be something to tell the store; see work.go.
+	unsettled bool
 
 	thawed time.Time // of Run alone: from then on a recovery is over
 	epoch  int       // of Run alone: that of the last look
@@ -112,7 +112,7 @@ func New(cfg Config) *Directory {
 		cfg.Now = time.Now
 	}
 	d := &Directory{cfg: cfg, wake: make(chan struct{}, 1), names: map[string]store.KV{}, nets: map[string]netRecord{},
-		ended: map[string]int64{}, attended: map[string]*attended{}, pledged: map[string]bool{}, hosts: map[ownership.Host]cluster.HostView{}, untold: map[string]untold{}}
+		attended: map[string]*attended{}, pledged: map[string]bool{}, hosts: map[ownership.Host]cluster.HostView{}, untold: map[string]untold{}}
 	d.recall()
 	return d
 }
@@ -133,12 +133,7 @@ func (d *Directory) Run(ctx context.Context) error {
 		return d.cfg.Cluster.Watch(ctx, prefixNets, d.seeNetworks)
 	})
 	g.Go(func() error {
-		return d.cfg.Cluster.Watch(ctx, prefixNames, func(u store.Update) {
-			d.mu.Lock()
-			apply(d.names, u)
-			d.mu.Unlock()
-			d.cfg.OnChange("")
-		})
+		return d.cfg.Cluster.Watch(ctx, prefixNames, d.seeNames)
 	})
 	g.Go(func() error { return d.work(ctx, g) })
 	return g.Wait()
@@ -161,11 +156,20 @@ func apply(into map[string]store.KV, u store.Update) {
 	}
 }
 
+func (d *Directory) seeNames(u store.Update) {
+	d.mu.Lock()
+	apply(d.names, u)
+	d.listed = d.listed || u.Reset
+	d.toldNames, d.unsettled = u.Rev, true
+	d.mu.Unlock()
+	d.cfg.OnChange("")
+	d.Poke()
+}
+
 func (d *Directory) seeNetworks(u store.Update) {
 	d.mu.Lock()
 	if u.Reset {
 		clear(d.nets)
-		clear(d.ended)
 		d.synced = true
 	}
 	for _, kv := range u.Puts {
@@ -183,54 +187,11 @@ func (d *Directory) seeNetworks(u store.Update) {
 		if kv.Rev > d.nets[uuid].kv.Rev {
 			delete(d.nets, uuid)
 		}
-		d.ended[uuid] = kv.Rev
 	}
+	d.told, d.unsettled = u.Rev, true
 	d.mu.Unlock()
 	d.cfg.OnChange("")
 	d.Poke()
-}
-
-// work does, whenever something changed, what follows from it.
-func (d *Directory) work(ctx context.Context, g *errgroup.Group) error {
-	retry := time.NewTicker(retryEvery)
-	defer retry.Stop()
-	for {
-		d.seeHosts()
-		d.follow(ctx, g)
-		d.resolve(ctx)
-		d.remember(ctx)
-		d.settle(ctx)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-d.wake:
-		case <-retry.C:
-		}
-	}
-}
-
-// seeHosts notes where hosts are reached; a host that moved changes all networks.
-func (d *Directory) seeHosts() {
-	hosts := make(map[ownership.Host]cluster.HostView)
-	for _, h := range d.cfg.Cluster.Hosts() {
-		hosts[h.ID] = h
-	}
-	d.mu.Lock()
-	for id, was := range d.hosts { // a store that was wiped knows no addresses
-		if now := hosts[id]; !now.Address.IsValid() && !now.Removed && was.Address.IsValid() {
-			hosts[id] = was
-		}
-	}
-	moved := !maps.EqualFunc(hosts, d.hosts, func(a, b cluster.HostView) bool { return a.Address == b.Address && a.Removed == b.Removed })
-	d.hosts = hosts
-	d.memory.behind = d.memory.behind || moved
-	uuids := sorted(d.attended)
-	d.mu.Unlock()
-	if moved {
-		for _, uuid := range uuids {
-			d.cfg.OnChange(uuid)
-		}
-	}
 }
 
 // follow begins the watches of networks that are newly attended.
@@ -249,6 +210,7 @@ func (d *Directory) follow(ctx context.Context, g *errgroup.Group) {
 				d.mu.Lock()
 				a.take(u, mine)
 				d.memory.behind = true
+				d.unsettled = d.unsettled || touches(u, mine) // what the others tell is theirs
 				d.mu.Unlock()
 				d.cfg.OnChange(uuid)
 				d.Poke()

@@ -3,6 +3,7 @@ package directory
 import (
 	"context"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +43,12 @@ func (a *attended) take(u store.Update, mine string) {
 			delete(a.doubted, key)
 		}
 	}
+}
+
+// touches reports whether a watch's news are of keys that begin with prefix.
+func touches(u store.Update, prefix string) bool {
+	begins := func(kv store.KV) bool { return strings.HasPrefix(kv.Key, prefix) }
+	return u.Reset || slices.ContainsFunc(u.Puts, begins) || slices.ContainsFunc(u.Deletes, begins)
 }
 
 // oldest is before the revision of any endpoint: the records of hosts come first.
@@ -86,10 +93,10 @@ func (d *Directory) resolve(ctx context.Context) {
 	if res, err := d.cfg.Cluster.Change(ctx, store.Txn{}); err != nil || !res.OK || d.cfg.Cluster.Epoch() != epoch {
 		return // it is tried again
 	}
-	for uuid, keys := range doubted {
+	for uuid, asked := range doubted {
 		d.mu.Lock()
-		if a := d.attended[uuid]; a != nil {
-			for key, rev := range keys {
+		if a := d.attended[uuid]; a == asked.of { // and not forsaken and attended again meanwhile
+			for key, rev := range asked.revs {
 				if a.doubted[key].Rev == rev {
 					delete(a.doubted, key)
 				}
@@ -102,19 +109,25 @@ func (d *Directory) resolve(ctx context.Context) {
 	}
 }
 
-// doubts are the revisions of what is doubted, by network and key. A network that was
-// listed and not believed in yet is among them, without a key.
-func (d *Directory) doubts() map[string]map[string]int64 {
+// doubts are what is doubted of a network, as of one moment.
+type doubts struct {
+	of   *attended
+	revs map[string]int64 // of the records, by key
+}
+
+// doubts are those of all networks. One that was listed and not believed in yet is among them,
+// without a record.
+func (d *Directory) doubts() map[string]doubts {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	out := map[string]map[string]int64{}
+	out := map[string]doubts{}
 	for uuid, a := range d.attended {
 		if len(a.doubted) == 0 && (a.synced || !a.listed) {
 			continue
 		}
-		out[uuid] = map[string]int64{}
+		out[uuid] = doubts{a, map[string]int64{}}
 		for key, kv := range a.doubted {
-			out[uuid][key] = kv.Rev
+			out[uuid].revs[key] = kv.Rev
 		}
 	}
 	return out

@@ -30,6 +30,9 @@ const (
 func (d *Directory) Attend(n Network) {
 	d.mu.Lock()
 	a := d.attended[n.UUID]
+	if a == nil || d.pledged[n.UUID] {
+		d.unsettled = true
+	}
 	if a == nil {
 		a = &attended{want: map[string]Endpoint{}, seen: map[string]store.KV{}, doubted: map[string]store.KV{}}
 		d.attended[n.UUID] = a
@@ -51,16 +54,16 @@ func (d *Directory) Forsake(uuid string) {
 		delete(d.attended, uuid)
 	}
 	delete(d.pledged, uuid)
-	d.memory.behind = true
+	d.memory.behind, d.unsettled = true, true
 	d.mu.Unlock()
 	d.Poke()
 }
 
 // Publish makes an endpoint of this host known, in the place of an earlier one of its
-// ID. It does not wait. The network has to be attended.
+// ID. It does not wait, and to repeat it costs nothing. The network has to be attended.
 func (d *Directory) Publish(uuid string, e Endpoint) {
 	d.mu.Lock()
-	if a := d.attended[uuid]; a != nil {
+	if a := d.attended[uuid]; a != nil && !a.want[e.ID].same(e) {
 		a.want[e.ID] = e
 		d.pokeSoon()
 	}
@@ -87,7 +90,7 @@ func (d *Directory) pokeSoon() {
 	d.due = true
 	time.AfterFunc(soon, func() {
 		d.mu.Lock()
-		d.due = false
+		d.due, d.unsettled = false, true
 		d.mu.Unlock()
 		d.Poke()
 	})
@@ -101,6 +104,7 @@ func (d *Directory) SetNames(names map[string][]string, all bool) {
 	d.mu.Lock()
 	changed := d.allCalled != all || !maps.EqualFunc(d.called, names, slices.Equal)
 	d.called, d.allCalled = names, all
+	d.unsettled = d.unsettled || changed
 	d.mu.Unlock()
 	if changed {
 		d.Poke()
@@ -124,26 +128,32 @@ func named(endpoints map[string]Endpoint, called func(id string) (names []string
 	return out
 }
 
-// settle tells the store of this host's endpoints and networks.
-func (d *Directory) settle(ctx context.Context) {
+// settle tells the store of this host's endpoints and networks. left says that something of
+// it is to be done yet.
+func (d *Directory) settle(ctx context.Context) (left bool) {
 	if !d.cfg.Cluster.Up() || ctx.Err() != nil {
-		return
+		return true
 	}
 	uuids := d.uuids()
 	for _, uuid := range uuids {
-		d.note(uuid, d.settleNetwork(ctx, uuid))
+		err := d.settleNetwork(ctx, uuid)
+		left = left || err != nil
+		d.note(uuid, err)
 	}
 	d.mu.Lock()
 	maps.DeleteFunc(d.untold, func(uuid string, _ untold) bool { return !slices.Contains(uuids, uuid) })
 	d.mu.Unlock()
+	return left
 }
 
-// uuids are all networks that this host attends or that the store knows.
+// uuids are all networks that this host attends or that the store knows; none before both
+// they and their names were seen, which a host that leaves has to free.
 func (d *Directory) uuids() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.unsettled = false // what changes from here on is looked at again
 	all := make(map[string]bool)
-	if !d.synced {
+	if !d.synced || !d.listed {
 		return nil
 	}
 	for uuid := range d.attended {
@@ -197,16 +207,26 @@ func (d *Directory) settleNetwork(ctx context.Context, uuid string) error {
 	return nil
 }
 
-// change commits a change of a network's record and looks again soon.
+// errAgain says that a change was not made because others were faster, or because of the
+// fence: the membership has to look first.
+var errAgain = errors.New("it is tried again")
+
+// change commits a change of a network's record. What it makes of the network is looked at
+// soon.
 func (d *Directory) change(ctx context.Context, uuid string, txn store.Txn) error {
 	res, err := d.cfg.Cluster.Change(ctx, txn)
-	if err == nil {
-		d.learn(uuid, txn, res)
+	if err != nil {
+		return err
 	}
-	return err
+	d.learn(uuid, txn, res)
+	if !res.OK {
+		return errAgain
+	}
+	return nil
 }
 
-// learn takes a transaction's outcome over ahead of the watch.
+// learn takes a transaction's outcome over ahead of the watch. What is new in it is looked at
+// at once; what is not, as when only the fence was shut, would be tried again without a pause.
 func (d *Directory) learn(uuid string, txn store.Txn, res store.Result) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -218,17 +238,21 @@ func (d *Directory) learn(uuid string, txn store.Txn, res store.Result) {
 			}
 		}
 	}
+	news := false
 	for _, kv := range now {
 		switch {
-		case kv.Key == netKey(uuid) && kv.Rev > max(d.nets[uuid].kv.Rev, d.ended[uuid]):
+		case kv.Key == netKey(uuid) && kv.Rev > max(d.nets[uuid].kv.Rev, d.told):
 			if n, err := decode[Network](kv); err == nil {
-				d.nets[uuid] = netRecord{kv, n}
+				d.nets[uuid], news = netRecord{kv, n}, true
 			}
-		case strings.HasPrefix(kv.Key, prefixNames) && kv.Rev > d.names[kv.Key].Rev:
-			d.names[kv.Key] = kv
+		case strings.HasPrefix(kv.Key, prefixNames) && kv.Rev > max(d.names[kv.Key].Rev, d.toldNames):
+			d.names[kv.Key], news = kv, true
 		}
 	}
-	d.Poke()
+	if news {
+		d.unsettled = true
+		d.Poke()
+	}
 }
 
 // tell writes what the store does not know of this host's endpoints.
@@ -262,7 +286,7 @@ func (d *Directory) write(ctx context.Context, a *attended, txns []store.Txn) er
 		res, err := d.cfg.Cluster.Change(ctx, txn)
 		switch {
 		case err == nil && !res.OK:
-			return errors.Join(refused...) // the fence: the membership has to look first
+			return errAgain
 		case err == nil:
 			d.wrote(a, txn, res)
 		case !errors.Is(err, store.ErrTooLarge) && !errors.Is(err, store.ErrInvalid):

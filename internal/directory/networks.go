@@ -73,6 +73,8 @@ func (d *Directory) pledge(uuid string, err *error) func() {
 		defer d.mu.Unlock()
 		if *err != nil {
 			delete(d.pledged, uuid)
+			d.unsettled = true
+			d.Poke()
 		}
 	}
 }
@@ -192,23 +194,28 @@ func (d *Directory) modify(ctx context.Context, uuid string, next func(kv, named
 // moment ago, unlike [Directory.Named]; ok is false if there is none. It waits for the
 // store as long as ctx says, and not for one that is known to be down: [ErrNoStore].
 func (d *Directory) Lookup(ctx context.Context, name string) (n Network, ok bool, err error) {
+	_, kv, n, err := d.holder(ctx, name)
+	return n, err == nil && kv.Rev != 0 && !n.Removed, err
+}
+
+// holder asks the store for the record of a name, and for that of its network; the latter may
+// have gone between the two questions.
+func (d *Directory) holder(ctx context.Context, name string) (named, kv store.KV, n Network, err error) {
 	if !d.cfg.Cluster.Up() {
-		return n, false, fmt.Errorf("%w: it does not answer", ErrNoStore)
+		return named, kv, n, fmt.Errorf("%w: it does not answer", ErrNoStore)
 	}
-	named, err := d.cfg.Cluster.Get(ctx, nameKey(name))
-	if err != nil {
-		return n, false, fmt.Errorf("%w: %w", ErrNoStore, err)
+	if named, err = d.cfg.Cluster.Get(ctx, nameKey(name)); err != nil {
+		return named, kv, n, fmt.Errorf("%w: %w", ErrNoStore, err)
 	}
 	p, err := decode[pointer](named)
 	if err != nil || named.Rev == 0 {
-		return n, false, err
+		return named, kv, n, err
 	}
-	kv, err := d.cfg.Cluster.Get(ctx, netKey(p.UUID))
-	if err != nil {
-		return n, false, fmt.Errorf("%w: %w", ErrNoStore, err)
+	if kv, err = d.cfg.Cluster.Get(ctx, netKey(p.UUID)); err != nil {
+		return named, kv, n, fmt.Errorf("%w: %w", ErrNoStore, err)
 	}
 	n, err = decode[Network](kv)
-	return n, err == nil && kv.Rev != 0 && !n.Removed, err // it may have gone between the two
+	return named, kv, n, err
 }
 
 // Claim gives a network its name and what other hosts need to create it. A network that
@@ -242,17 +249,29 @@ func (d *Directory) claim(ctx context.Context, uuid, text string, spec []byte) (
 		if n.Name != "" {
 			return replace(kv, out), nil
 		}
-		holder, ok, err := d.Lookup(ctx, text)
+		named, held, holder, err := d.holder(ctx, text)
 		switch {
 		case err != nil:
 			return store.Txn{}, err
-		case ok && holder.UUID != uuid:
+		case held.Rev != 0 && !holder.Removed && holder.UUID != uuid:
 			return store.Txn{}, fmt.Errorf("%w: %q", ErrName, text)
 		}
 		out.Name = text
-		return name(kv, out), nil
+		return name(kv, d.left(named, held), out)
 	})
 	return out, err
+}
+
+// left is the record of a name of which the network is certainly gone, held being that one's:
+// the store has shown its networks, and this host has nothing to tell it of this one.
+func (d *Directory) left(named, held store.KV) store.KV {
+	p, err := decode[pointer](named)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err != nil || held.Rev != 0 || !d.synced || d.attended[p.UUID] != nil || d.pledged[p.UUID] {
+		return store.KV{}
+	}
+	return named
 }
 
 // Join makes this host one of those that have a network, ahead of [Directory.Attend],

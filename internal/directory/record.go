@@ -106,6 +106,11 @@ type Endpoint struct {
 	Rev  int64          `json:"-"`
 }
 
+// same reports whether two are one host's, and say the same.
+func (e Endpoint) same(o Endpoint) bool {
+	return e.ID == o.ID && e.MAC == o.MAC && e.Own == o.Own && slices.Equal(e.Addrs, o.Addrs) && slices.Equal(e.Names, o.Names)
+}
+
 // versioned adds the version to a record.
 func versioned[T any](v T) []byte {
 	b, err := json.Marshal(v)

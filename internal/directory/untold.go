@@ -20,9 +20,9 @@ type untold struct {
 }
 
 // note takes note of an attempt to tell the store of a network. A store that is down is no
-// news about it.
+// news about it, nor is a change that comes to be made at the next try.
 func (d *Directory) note(uuid string, err error) {
-	if errors.Is(err, store.ErrDown) {
+	if errors.Is(err, store.ErrDown) || errors.Is(err, errAgain) {
 		return
 	}
 	now := d.cfg.Now()
