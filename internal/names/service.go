@@ -308,7 +308,7 @@ func (s *Service) shut(a *attendance, server *server) {
 // trouble is said once, and what caused it tried again, later each time.
 func (s *Service) trouble(a *attendance, err error) {
 	if !a.opened.IsZero() && time.Since(a.opened) > lastRetry {
-		a.pause = 0 // it went well for long
+		a.pause, a.opened = 0, time.Time{} // it went well for long, which counts once
 	}
 	a.pause = min(max(2*a.pause, firstRetry), lastRetry)
 	a.retry = time.Now().Add(a.pause)

@@ -295,3 +295,16 @@ func TestTroubleIsTold(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 }
+
+// Tries come less often each time, from the start again after it went well for long; that
+// it once did makes no difference later.
+func TestPauseGrows(t *testing.T) {
+	s := New(Config{})
+	a := &attendance{pause: lastRetry, opened: time.Now().Add(-2 * lastRetry)}
+	for want := firstRetry; want < lastRetry; want *= 2 {
+		s.trouble(a, errors.New("it cannot be opened"))
+		if a.pause != want {
+			t.Fatalf("the next try is after %v, want %v", a.pause, want)
+		}
+	}
+}
