@@ -73,16 +73,24 @@ func (b *Book) RemoveNetwork(id string) {
 	delete(b.networks, id)
 }
 
-// SetEndpoint adds an endpoint, or its new description. It reports false, and does
-// nothing, if the network is not known.
-func (b *Book) SetEndpoint(network string, e Endpoint) bool {
-	return b.change(network, func(z *zone, touched map[string]bool) { z.put(e, touched) })
+// SetEndpoints adds endpoints, or their new descriptions, all at once. It reports false, and
+// does nothing, if the network is not known.
+func (b *Book) SetEndpoints(network string, list ...Endpoint) bool {
+	return b.change(network, func(z *zone, touched map[string]bool) {
+		for _, e := range list {
+			z.put(e, touched)
+		}
+	})
 }
 
-// RemoveEndpoint forgets an endpoint. It reports false if the network is not known; the
-// unknown endpoint is a success.
-func (b *Book) RemoveEndpoint(network, host, id string) bool {
-	return b.change(network, func(z *zone, touched map[string]bool) { z.remove(key{host, id}, touched) })
+// RemoveEndpoints forgets the endpoints that have these hosts and ids, all at once. It reports
+// false if the network is not known; an unknown endpoint is a success.
+func (b *Book) RemoveEndpoints(network string, list ...Endpoint) bool {
+	return b.change(network, func(z *zone, touched map[string]bool) {
+		for _, e := range list {
+			z.remove(key{e.Host, e.ID}, touched)
+		}
+	})
 }
 
 func (b *Book) change(network string, f func(*zone, map[string]bool)) bool {

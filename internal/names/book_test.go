@@ -164,10 +164,11 @@ func TestChangesOfABook(t *testing.T) {
 	b := town()
 	renamed := Endpoint{Host: "h2", ID: "e2", Names: []string{"valkey"}, Addrs: addrs("10.0.0.3")}
 	moved := Endpoint{Host: "h3", ID: "e3", Names: []string{"redis"}, Addrs: addrs("10.0.0.7")}
-	if !b.SetEndpoint("n1", renamed) || !b.SetEndpoint("n1", moved) || !b.RemoveEndpoint("n1", "h1", "e1") || !b.RemoveEndpoint("n1", "h3", "e5") || !b.RemoveEndpoint("n1", "h9", "e1") {
+	gone := []Endpoint{{Host: "h1", ID: "e1"}, {Host: "h3", ID: "e5"}, {Host: "h9", ID: "e1"}}
+	if !b.SetEndpoints("n1", renamed, moved) || !b.RemoveEndpoints("n1", gone...) {
 		t.Error("a known network is said to be unknown")
 	}
-	if b.SetEndpoint("n3", renamed) || b.RemoveEndpoint("n3", "h1", "e1") {
+	if b.SetEndpoints("n3", renamed) || b.RemoveEndpoints("n3", Endpoint{Host: "h1", ID: "e1"}) {
 		t.Error("an unknown network is said to be known")
 	}
 	b.RemoveNetwork("n2")
@@ -197,7 +198,7 @@ func TestRecordsDoNotChange(t *testing.T) {
 	scope := newScope(b, Container{Networks: []string{"n1"}})
 	before := scope.Lookup("redis", dnsmessage.TypeA)
 	kept := slices.Clone(before.IPv4)
-	b.SetEndpoint("n1", Endpoint{Host: "h2", ID: "e2", Names: []string{"redis"}, Addrs: addrs("10.0.0.99")})
+	b.SetEndpoints("n1", Endpoint{Host: "h2", ID: "e2", Names: []string{"redis"}, Addrs: addrs("10.0.0.99")})
 	if !slices.Equal(before.IPv4, kept) {
 		t.Errorf("a record became %v", before.IPv4)
 	}
@@ -232,7 +233,7 @@ func TestAddressOf(t *testing.T) {
 	}
 }
 
-func BenchmarkSetEndpointOfThousands(b *testing.B) {
+func BenchmarkSetEndpointsOfThousands(b *testing.B) {
 	book := NewBook()
 	n := Network{ID: "n1", Name: "mynet"}
 	for i := range 5000 {
@@ -243,6 +244,6 @@ func BenchmarkSetEndpointOfThousands(b *testing.B) {
 	}
 	book.SetNetwork(n)
 	for i := 0; b.Loop(); i++ {
-		book.SetEndpoint("n1", n.Endpoints[i%5000])
+		book.SetEndpoints("n1", n.Endpoints[i%5000])
 	}
 }

@@ -6,7 +6,7 @@
 //	go s.Run(ctx)
 //	book.SetNetwork(names.Network{ID: id, Name: "mynet", Endpoints: …})
 //	s.Attend(names.Container{Sandbox: "/run/docker/netns/…", Networks: []string{id}})
-//	book.SetEndpoint(id, names.Endpoint{Host: "h2", ID: ep, Names: []string{"redis"}, Addrs: …})
+//	book.SetEndpoints(id, names.Endpoint{Host: "h2", ID: ep, Names: []string{"redis"}, Addrs: …})
 //	s.Forsake("/run/docker/netns/…")
 //
 // # How it works

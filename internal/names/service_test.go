@@ -53,7 +53,7 @@ func TestNamesBesideEachEngine(t *testing.T) {
 					t.Errorf("status %+v, want timed %v", st, timed)
 				}
 				both("attended", "10.0.0.3")
-				book.SetEndpoint("n1", Endpoint{Host: "h2", ID: "e2", Names: []string{"redis"}, Addrs: addrs("10.0.0.9")})
+				book.SetEndpoints("n1", Endpoint{Host: "h2", ID: "e2", Names: []string{"redis"}, Addrs: addrs("10.0.0.9")})
 				both("moved", "10.0.0.9")
 				service.Attend(Container{Sandbox: site.path, Networks: []string{"n2"}})
 				alone("in another network")

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -304,4 +306,83 @@ func TestBrokenContainer(t *testing.T) {
 	r.work.Wait()
 	w.set(func() { w.broken = "" })
 	look(time.Now().Add(2*askAgain), "bad", "good")
+}
+
+// countedBook counts how often a whole network is written.
+type countedBook struct {
+	*names.Book
+	whole int
+}
+
+func (b *countedBook) SetNetwork(n names.Network) {
+	b.whole++
+	b.Book.SetNetwork(n)
+}
+
+// TestWrite: of a network that the book has, only what changed is written, and the book is what
+// it were if all of it had been.
+func TestWrite(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	book := &countedBook{Book: names.NewBook()}
+	a := New(Config{Book: book})
+	n := names.Network{ID: "demo-id", Name: "demo"}
+	write := func(what string, whole int) {
+		t.Helper()
+		book.whole = 0
+		a.write(n)
+		a.book[n.ID] = n
+		want := names.NewBook()
+		want.SetNetwork(n)
+		if got, want := fmt.Sprint(book.Networks()), fmt.Sprint(want.Networks()); got != want {
+			t.Fatalf("%s: the book is\n%s\ninstead of\n%s", what, got, want)
+		}
+		if whole >= 0 && book.whole != whole {
+			t.Errorf("%s: the whole network was written %d times, want %d", what, book.whole, whole)
+		}
+	}
+	some := func(id int) names.Endpoint {
+		return names.Endpoint{Host: "h2", ID: fmt.Sprint("e", id), Local: id%3 == 0, Names: []string{"all", fmt.Sprint("n", random.IntN(20))},
+			Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, 0, byte(random.IntN(50))})}}
+	}
+	for i := range 30 {
+		n.Endpoints = append(n.Endpoints, some(i))
+	}
+	write("a new network", 1)
+	write("nothing", 0)
+	for next := 30; next < 300; next++ {
+		i, j := random.IntN(30), random.IntN(30)
+		n.Endpoints = slices.Clone(n.Endpoints)
+		n.Endpoints[i], n.Endpoints[j] = some(next), n.Endpoints[i] // one goes, one comes, one moves
+		n.Endpoints[(j+1)%30].Names = []string{"all", "other"}
+		write("a few", 0)
+	}
+	n.Name = "other"
+	write("another name", 1)
+	n.Engine = true
+	write("the engine's", 1)
+	n.Endpoints = n.Endpoints[:3]
+	write("most of it", 1)
+	for range 1000 { // of two with one id the last counts
+		n.Endpoints = nil
+		for range random.IntN(8) {
+			n.Endpoints = append(n.Endpoints, some(random.IntN(4)))
+		}
+		write("some twice", -1)
+	}
+}
+
+// BenchmarkOneOfThousands is what follows from one endpoint of 5,000 that changed.
+func BenchmarkOneOfThousands(b *testing.B) {
+	w := &world{networks: []engine.Network{{ID: "demo-id", Name: "demo"}}}
+	for i := range 5000 {
+		w.remote = append(w.remote, remote("h2", fmt.Sprintf("e%04d", i), fmt.Sprintf("10.1.%d.%d", i>>8, i&255), fmt.Sprintf("c%d", i), fmt.Sprintf("%012x", i)))
+	}
+	a := New(Config{Engine: w, Directory: w, Host: w, Me: func() ownership.Host { return "h1" }, Book: names.NewBook()})
+	a.compare()
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		w.remote[i%5000].Names = []string{fmt.Sprintf("c%d", i), fmt.Sprintf("renamed%d", i)}
+		a.Network("u1")
+		a.compare()
+	}
 }
