@@ -452,6 +452,58 @@ func TestRenewedBesideABusyOne(t *testing.T) {
 	}
 }
 
+// A sandbox that keeps the kernel at work does not keep new ones from being opened: neither
+// when its thread is known to be stuck, nor when it becomes so while they wait for it.
+func TestOpenedBesideABusyOne(t *testing.T) {
+	t.Parallel()
+	var redirects Redirects
+	busy, err := redirects.Open(redirectionIn(newNamespace(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, begun, ended := make(chan struct{}), make(chan struct{}), make(chan error)
+	go func() {
+		ended <- busy.keeper.do(func() error {
+			close(begun)
+			<-release
+			return nil
+		})
+	}()
+	<-begun
+	opened := make(chan *Redirect)
+	for range 4 { // some find it busy, the others stuck
+		ns := newNamespace(t)
+		go func() {
+			r, err := redirects.Open(redirectionIn(ns))
+			if err != nil {
+				t.Error(err)
+			}
+			opened <- r
+		}()
+	}
+	for range 4 {
+		select {
+		case r := <-opened:
+			if r == nil {
+				continue
+			}
+			t.Cleanup(func() { _ = r.Close() })
+			if r.keeper == busy.keeper {
+				t.Error("the busy one's thread opened another one")
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("new sandboxes wait for the busy one's thread")
+		}
+	}
+	close(release)
+	if err := errors.Join(<-ended, busy.Close()); err != nil {
+		t.Error(err)
+	}
+	if n := redirects.keepers.list[0].held; n != 0 {
+		t.Errorf("the thread that was busy holds %d", n)
+	}
+}
+
 // Questions without a checksum, as UDP allows, arrive like others.
 func TestRedirectWithoutChecksums(t *testing.T) {
 	t.Parallel()

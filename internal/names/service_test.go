@@ -2,6 +2,7 @@ package names
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -306,5 +307,63 @@ func TestPauseGrows(t *testing.T) {
 		if a.pause != want {
 			t.Fatalf("the next try is after %v, want %v", a.pause, want)
 		}
+	}
+}
+
+// closing is a Redirect that does something first when it is closed.
+type closing struct {
+	Redirect
+	first func()
+}
+
+func (c closing) Close() error {
+	c.first()
+	return c.Redirect.Close()
+}
+
+// closingFirst is a Config whose redirects do something first when they are closed.
+func closingFirst(t *testing.T, first func()) Config {
+	cfg := configOf(openKernel(t), oneName("10.0.0.3"), false, nil)
+	redirect := cfg.Redirect
+	cfg.Redirect = func(r Redirection) (Redirect, error) {
+		out, err := redirect(r)
+		if err != nil {
+			return nil, err
+		}
+		return closing{out, first}, nil
+	}
+	cfg.Renew = func([]Redirect, func(Redirect, error)) {} // they hold for long enough
+	return cfg
+}
+
+// Sandboxes that take the kernel long to close keep none from being opened.
+func TestOpenedWhileOthersAreClosed(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	service := New(closingFirst(t, func() { <-release }))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- service.Run(ctx) }()
+	attend := func() string {
+		path := filepath.Join(t.TempDir(), "netns")
+		mountNamespace(t, path)
+		service.Attend(Container{Sandbox: path, Networks: []string{"n1"}})
+		return path
+	}
+	var paths []string
+	for range maxOpening {
+		paths = append(paths, attend())
+	}
+	serving(t, service, maxOpening)
+	for _, path := range paths {
+		service.Forsake(path)
+	}
+	serving(t, service, 0)
+	attend()
+	serving(t, service, 1)
+	close(release)
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
