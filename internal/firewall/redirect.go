@@ -306,8 +306,11 @@ func renewAll(k *keeper, which []*Redirect, failed func(*Redirect, error)) {
 	} else {
 		_ = k.do(renew)
 	}
-	for i, r := range which {
+	for _, r := range which {
 		r.mu.Unlock()
+	}
+	// Not before all are unlocked: who is told may wait for somebody who closes one.
+	for i, r := range which {
 		if errs[i] != nil {
 			failed(r, fmt.Errorf("renewing a redirect: %w", errs[i]))
 		}

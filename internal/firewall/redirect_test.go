@@ -404,6 +404,36 @@ func TestRedirectsAreRenewed(t *testing.T) {
 	}
 }
 
+// Who is told that one could not be renewed may wait for somebody who closes the others.
+func TestClosedWhileAFailureIsTold(t *testing.T) {
+	t.Parallel()
+	var list []*Redirect
+	for range 3 {
+		ns := newNamespace(t)
+		facts := redirectionIn(ns)
+		facts.Timed = true // whose table anybody can delete
+		list = append(list, openRedirect(t, facts))
+		ns.sh(t, "nft delete table ip "+redirectTable)
+	}
+	closed := make(chan error)
+	told := sync.OnceFunc(func() {
+		for _, r := range list {
+			go func() { closed <- r.Close() }()
+		}
+		for range list {
+			select {
+			case err := <-closed:
+				if err != nil {
+					t.Error(err)
+				}
+			case <-time.After(5 * time.Second):
+				t.Error("one of them cannot be closed")
+			}
+		}
+	})
+	renewAll(nil, list, func(*Redirect, error) { told() })
+}
+
 // A sandbox that keeps the kernel at work does not keep the others from being renewed.
 func TestRenewedBesideABusyOne(t *testing.T) {
 	t.Parallel()

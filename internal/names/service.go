@@ -332,21 +332,24 @@ func (s *Service) fault(a *attendance, by *server, err error) {
 }
 
 // leave waits for what is under way and closes all servers, side by side: the kernel takes
-// its time for each.
+// its time for each. Others can have the lock meanwhile: a redirect that is being renewed is
+// closed after that, and a renewal that fails says so here.
 func (s *Service) leave() {
 	s.finishing.Wait()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	var all sync.WaitGroup
+	leaving := map[*server]string{}
 	for _, a := range s.attended {
-		server := a.server
-		if server == nil {
-			continue
+		if a.server != nil {
+			leaving[a.server] = a.container.called()
+			a.server = nil
 		}
-		a.server = nil
+	}
+	s.mu.Unlock()
+	var all sync.WaitGroup
+	for server, called := range leaving {
 		all.Go(func() {
 			if err := server.close(); err != nil {
-				s.log.Warn("leaving a sandbox", "in", a.container.called(), "error", err)
+				s.log.Warn("leaving a sandbox", "in", called, "error", err)
 			}
 		})
 	}

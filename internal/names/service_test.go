@@ -367,3 +367,29 @@ func TestOpenedWhileOthersAreClosed(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// When weft ends, its sandboxes are closed while others can have the lock: closing one waits
+// for a renewal of it, which says what failed.
+func TestLeaveWithoutTheLock(t *testing.T) {
+	t.Parallel()
+	var service *Service
+	service = New(closingFirst(t, func() { service.Status() }))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- service.Run(ctx) }()
+	for range 2 {
+		path := filepath.Join(t.TempDir(), "netns")
+		mountNamespace(t, path)
+		service.Attend(Container{Sandbox: path, Networks: []string{"n1"}})
+	}
+	serving(t, service, 2)
+	cancel()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for itself")
+	}
+}
