@@ -182,11 +182,10 @@ func (h *house) namesStatus() *admin.NamesStatus {
 		return nil
 	}
 	out := &admin.NamesStatus{On: h.resolver != nil}
-	switch _, reached := h.engine.Info(); {
-	case !reached:
+	if _, reached := h.engine.Info(); !reached {
 		out.Problem = fmt.Sprintf("the names of this host's containers are not known to other hosts, or only as they were: the engine does not answer at %s", h.flags.engine)
-	case h.namesync.Problem() != nil:
-		out.Problem = h.namesync.Problem().Error()
+	} else if err := h.namesync.Problem(); err != nil {
+		out.Problem = err.Error()
 	}
 	if h.resolver != nil {
 		st := h.resolver.Status()
