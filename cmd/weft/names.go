@@ -153,7 +153,11 @@ func listNames(networks []names.Network, hostName func(id string) string) []admi
 		all := map[string]*admin.Name{}
 		for _, e := range n.Endpoints {
 			for _, name := range e.Names {
-				key := strings.ToLower(name) // DNS does not tell case
+				key := names.Fold(name) // as the resolver does
+				if key == "" {
+					continue
+				}
+				name = strings.TrimSuffix(name, ".")
 				one := all[key]
 				if one == nil {
 					one = &admin.Name{Network: cmp.Or(n.Name, n.ID), Name: name, Addresses: []netip.Addr{}}
@@ -167,9 +171,11 @@ func listNames(networks []names.Network, hostName func(id string) string) []admi
 			}
 		}
 		for _, key := range slices.Sorted(maps.Keys(all)) {
-			slices.SortFunc(all[key].Addresses, netip.Addr.Compare)
-			slices.Sort(all[key].Hosts)
-			out = append(out, *all[key])
+			one := all[key]
+			slices.SortFunc(one.Addresses, netip.Addr.Compare)
+			one.Addresses = slices.Compact(one.Addresses) // of a container that has the name twice
+			slices.Sort(one.Hosts)
+			out = append(out, *one)
 		}
 	}
 	slices.SortStableFunc(out, func(a, b admin.Name) int { return cmp.Compare(a.Network, b.Network) })

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -79,16 +80,23 @@ func TestPrintNames(t *testing.T) {
 	}
 }
 
-// TestNamesWithoutCase: DNS does not tell case, so nor does the list.
-func TestNamesWithoutCase(t *testing.T) {
+// TestNamesAreFolded: names that the resolver takes for one are one in the list, with each
+// address once; others are not.
+func TestNamesAreFolded(t *testing.T) {
 	book := names.NewBook()
 	addr := netip.MustParseAddr
 	book.SetNetwork(names.Network{ID: "n1", Name: "demo", Endpoints: []names.Endpoint{
-		{Host: "h1", ID: "e1", Names: []string{"cache"}, Addrs: []netip.Addr{addr("10.0.0.3")}},
+		{Host: "h1", ID: "e1", Names: []string{"cache", "cache.", "Cache", "."}, Addrs: []netip.Addr{addr("10.0.0.3")}},
 		{Host: "h2", ID: "e2", Names: []string{"CACHE"}, Addrs: []netip.Addr{addr("10.0.0.2")}},
+		{Host: "h2", ID: "e3", Names: []string{"Ä", "Ä."}, Addrs: []netip.Addr{addr("10.0.0.4")}},
+		{Host: "h3", ID: "e4", Names: []string{"ä"}, Addrs: []netip.Addr{addr("10.0.0.5")}},
 	}})
-	got := listNames(book.Networks(), func(id string) string { return "host " + id })
-	if len(got) != 1 || !slices.Equal(got[0].Addresses, []netip.Addr{addr("10.0.0.2"), addr("10.0.0.3")}) || !slices.Equal(got[0].Hosts, []string{"host h1", "host h2"}) {
-		t.Errorf("%+v", got)
+	var got []string
+	for _, n := range listNames(book.Networks(), func(id string) string { return "host " + id }) {
+		got = append(got, fmt.Sprintf("%s: %v %v", n.Name, n.Addresses, n.Hosts))
+	}
+	want := []string{"CACHE: [10.0.0.2 10.0.0.3] [host h1 host h2]", "Ä: [10.0.0.4] [host h2]", "ä: [10.0.0.5] [host h3]"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -73,13 +73,13 @@ func Answer(buf, message []byte, tcp bool, names Lookup, turn uint32) ([]byte, V
 	}
 	switch q.Type {
 	case dnsmessage.TypeA, dnsmessage.TypeAAAA, dnsmessage.TypeMX:
-		r := names.Lookup(fold(q.Name.String()), q.Type)
+		r := names.Lookup(Fold(q.Name.String()), q.Type)
 		if r == nil {
 			return buf, Pass
 		}
 		return pack(buf, q, limit, r.bodies(q.Type, turn), ttl(r.Local))
 	case dnsmessage.TypePTR:
-		a, ok := addressOf(fold(q.Name.String()))
+		a, ok := addressOf(Fold(q.Name.String()))
 		if !ok {
 			return buf, Pass
 		}

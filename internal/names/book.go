@@ -147,7 +147,7 @@ type entry struct {
 
 func newZone(name string) *zone {
 	return &zone{
-		name: name, folded: fold(name),
+		name: name, folded: Fold(name),
 		endpoints: map[key]Endpoint{}, names: map[string]*entry{}, addresses: map[netip.Addr][]key{},
 	}
 }
@@ -226,7 +226,7 @@ func (z *zone) rebuild(names map[string]bool) {
 func (e Endpoint) folded() []string {
 	out := make([]string, 0, len(e.Names))
 	for _, n := range e.Names {
-		if n = fold(n); n != "" && !slices.Contains(out, n) {
+		if n = Fold(n); n != "" && !slices.Contains(out, n) {
 			out = append(out, n)
 		}
 	}
@@ -254,9 +254,9 @@ func without(set []key, k key) []key {
 	return slices.Delete(set, i, i+1)
 }
 
-// fold is a name as it is compared: without a final dot, and in lower case as far as DNS
+// Fold is a name as it is compared: without a final dot, and in lower case as far as DNS
 // knows any, which is ASCII.
-func fold(name string) string {
+func Fold(name string) string {
 	name = strings.TrimSuffix(name, ".")
 	for i := range len(name) {
 		if c := name[i]; 'A' <= c && c <= 'Z' {

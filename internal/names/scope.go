@@ -44,7 +44,7 @@ func newScope(b *Book, c Container) *scope {
 		if s.private == nil {
 			s.private = map[string]bool{}
 		}
-		s.private[fold(p)] = true
+		s.private[Fold(p)] = true
 	}
 	return s
 }
