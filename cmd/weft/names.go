@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weft-net/weft/internal/admin"
+	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/config"
 	"github.com/weft-net/weft/internal/firewall"
 	"github.com/weft-net/weft/internal/names"
@@ -211,29 +212,39 @@ func (h *house) namesStatus() *admin.NamesStatus {
 			out.Old = "the store was not read since the start"
 		}
 	}
-	out.Stay = h.namesThatStay()
+	out.Stay = namesThatStay(h.cluster.Hosts(), h.book.Networks(), h.cluster.Name)
 	return out
 }
 
 // namesThatStay says whose names may be those of containers that are gone, and what to do.
-func (h *house) namesThatStay() []string {
+func namesThatStay(hosts []cluster.HostView, networks []names.Network, hostName func(ownership.Host) string) []string {
 	away := map[ownership.Host]bool{}
-	for _, v := range h.cluster.Hosts() {
+	named := map[string]int{} // how many hosts have a name
+	for _, v := range hosts {
 		away[v.ID] = !v.Connected && !v.Stale && !v.Removed && !v.Me
+		named[v.Name]++
 	}
-	stay := map[string]int{}
-	for _, n := range h.book.Networks() {
+	stay := map[ownership.Host]int{}
+	for _, n := range networks {
 		for _, e := range n.Endpoints {
 			if id := ownership.Host(e.Host); away[id] {
-				stay[h.cluster.Name(id)]++
+				stay[id]++
 			}
 		}
 	}
 	var out []string
-	for _, host := range slices.Sorted(maps.Keys(stay)) {
-		out = append(out, fmt.Sprintf("%d containers of host %s, which is not connected, keep their names: it may only have lost the store; if it is off for good, say `weft host rm --powered-off %s`",
-			stay[host], host, host))
+	for _, v := range hosts {
+		if stay[v.ID] == 0 {
+			continue
+		}
+		which := v.Name
+		if which == "" || named[which] > 1 {
+			which = string(v.ID) // which `weft host rm` takes as well
+		}
+		out = append(out, fmt.Sprintf("%d endpoints of host %s, which is not connected, keep their names: it may only have lost the store; if it is off for good, say `weft host rm --powered-off %s`",
+			stay[v.ID], hostName(v.ID), which))
 	}
+	slices.Sort(out)
 	return out
 }
 
