@@ -31,6 +31,8 @@ type world struct {
 	places     []Place
 	remote     []directory.Endpoint
 	called     map[string][]string
+	whole      []bool        // what SetNames was told, each time
+	gate       chan struct{} // who asks for the list waits
 }
 
 func (w *world) set(f func()) {
@@ -39,7 +41,17 @@ func (w *world) set(f func()) {
 	f()
 }
 
-func (w *world) Running(context.Context) ([]string, error) {
+func (w *world) Running(ctx context.Context) ([]string, error) {
+	w.mu.Lock()
+	gate := w.gate
+	w.mu.Unlock()
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Sorted(maps.Keys(w.containers)), w.down
@@ -89,10 +101,10 @@ func (w *world) LastKnown(string) []directory.Endpoint {
 	return slices.Clone(w.remote)
 }
 
-func (w *world) SetNames(called map[string][]string, _ bool) {
+func (w *world) SetNames(called map[string][]string, all bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.called = called
+	w.called, w.whole = called, append(w.whole, all)
 }
 
 // attendance is a resolver that only notes whom it attends to.
@@ -213,6 +225,54 @@ func TestEngineAway(t *testing.T) {
 	w.set(func() { w.down = nil })
 	until(t, state, "/ns->demo-id demo:new,w2@h1 e2=new,w2") // without an event
 	until(t, func() string { return fmt.Sprint(a.Problem()) }, "<nil>")
+}
+
+// TestWhole: the directory is told that these are all names only when the engine has said
+// everything. It would take the names of other endpoints away.
+func TestWhole(t *testing.T) {
+	list, look := make(chan struct{}), make(chan struct{})
+	w := &world{containers: map[string]engine.Container{"w1": container("w1", "web", at("demo", "e1", "10.1.0.2")), "w2": container("w2", "db", at("demo", "e2", "10.1.0.3"))},
+		networks: []engine.Network{{ID: "demo-id", Name: "demo"}}, gate: list, slow: map[string]chan struct{}{"w1": look}, places: []Place{{"e1", "/ns/w1"}, {"e2", "/ns/w2"}}}
+	a, state := run(t, w)
+	told := func(when string, want bool) {
+		t.Helper()
+		w.set(func() { w.whole = nil })
+		for n := 1; n <= 3; n++ { // the first may have been on its way
+			a.Wake()
+			until(t, func() string {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				return fmt.Sprint(len(w.whole) >= n)
+			}, "true")
+		}
+		w.set(func() {
+			if slices.Contains(w.whole[1:], !want) {
+				t.Errorf("%s: whole is %v, want %v", when, w.whole, want)
+			}
+		})
+	}
+	told("before the first list", false)
+	w.set(func() { w.down, w.gate = errors.New("not yet"), nil })
+	close(list)
+	until(t, func() string { return fmt.Sprint(strings.HasSuffix(fmt.Sprint(a.Problem()), "not yet")) }, "true")
+	told("after a list that failed", false)
+	w.set(func() { w.down = nil })
+	until(t, state, "/ns/w1->demo-id /ns/w2->demo-id demo:db,w2@h1 e2=db,w2")
+	told("while a look is open", false)
+	close(look)
+	until(t, state, "/ns/w1->demo-id /ns/w2->demo-id demo:db,w2@h1 demo:web,w1@h1 e1=web,w1 e2=db,w2")
+	told("when all is known", true)
+	list = make(chan struct{})
+	w.set(func() { w.gate = list })
+	a.Container("")
+	told("while all are to be looked at again", false)
+	close(list)
+	until(t, func() string {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return fmt.Sprint(w.whole[len(w.whole)-1])
+	}, "true")
+	told("when all is known again", true)
 }
 
 // TestSlowContainer: one that the engine is busy with keeps no other one waiting.
