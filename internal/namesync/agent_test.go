@@ -343,6 +343,39 @@ func TestMissedEvent(t *testing.T) {
 	}
 }
 
+// TestPauseOfALongList: while a list is under way the next one waits for its end, which is news;
+// nothing is to be done until then, and a look that is due is not late.
+func TestPauseOfALongList(t *testing.T) {
+	w := &world{gate: make(chan struct{}), broken: "bad"}
+	news := make(chan struct{}, 10)
+	r := newRoster(w, func() { news <- struct{}{} })
+	now := time.Now()
+	r.step(t.Context(), now)
+	r.ask("") // the engine was reached again
+	for _, later := range []time.Duration{0, time.Second, listEvery, 2 * listEvery} {
+		if pause := r.step(t.Context(), now.Add(later)); pause <= 0 || pause > listEvery {
+			t.Errorf("%v after the list was asked for: nothing is to be done for %v", later, pause)
+		}
+	}
+	r.ask("bad")
+	r.step(t.Context(), now)
+	<-news
+	if pause := r.step(t.Context(), now); pause <= 0 || pause > 2*askAgain {
+		t.Errorf("one that cannot be looked at is looked at again after %v", pause)
+	}
+	close(w.gate)
+	<-news
+	w.set(func() { w.gate = make(chan struct{}) })
+	r.step(t.Context(), now)
+	r.mu.Lock()
+	if !r.listing {
+		t.Error("the list that was asked for meanwhile does not begin")
+	}
+	r.mu.Unlock()
+	w.set(func() { close(w.gate) })
+	r.work.Wait()
+}
+
 // One container that the engine cannot look at keeps no other one from being looked at.
 func TestBrokenContainer(t *testing.T) {
 	w := &world{containers: map[string]engine.Container{"bad": {ID: "bad", Running: true}, "good": {ID: "good", Running: true}}, broken: "bad"}
