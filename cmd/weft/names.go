@@ -189,11 +189,8 @@ func (h *house) namesStatus() *admin.NamesStatus {
 		return nil
 	}
 	out := &admin.NamesStatus{On: h.resolver != nil}
-	if _, reached := h.engine.Info(); !reached {
-		out.Problem = fmt.Sprintf("the names of this host's containers are not known to other hosts, or only as they were: the engine does not answer at %s", h.flags.engine)
-	} else if err := h.namesync.Problem(); err != nil {
-		out.Problem = err.Error()
-	}
+	_, reached := h.engine.Info()
+	out.Problem = namesProblem(reached, h.flags.engine, h.namesync.Problem)
 	if h.resolver != nil {
 		st := h.resolver.Status()
 		out.Attended, out.Serving, out.Timed, out.Problems = st.Attended, st.Serving, st.Timed, st.Problems
@@ -214,6 +211,18 @@ func (h *house) namesStatus() *admin.NamesStatus {
 	}
 	out.Stay = namesThatStay(h.cluster.Hosts(), h.book.Networks(), h.cluster.Name)
 	return out
+}
+
+// namesProblem is why other hosts do not know the names of this one, empty if they do. A problem
+// may end between two questions for it.
+func namesProblem(reached bool, socket string, problem func() error) string {
+	if !reached {
+		return "the names of this host's containers are not known to other hosts, or only as they were: the engine does not answer at " + socket
+	}
+	if err := problem(); err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // namesThatStay says whose names may be those of containers that are gone, and what to do.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -78,6 +79,20 @@ func TestPrintNames(t *testing.T) {
 		printNames(&out, &c.status)
 		if !strings.Contains(out.String(), c.want) {
 			t.Errorf("no line %q:\n%s", c.want, out.String())
+		}
+	}
+}
+
+// TestNamesProblem: a problem that ends while the status is made is told, or not, but no harm.
+func TestNamesProblem(t *testing.T) {
+	problem := errors.New("the engine has no list")
+	ends := func() error {
+		defer func() { problem = nil }()
+		return problem
+	}
+	for _, want := range []string{"the engine has no list", ""} {
+		if got := namesProblem(true, "/run/docker.sock", ends); got != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }
