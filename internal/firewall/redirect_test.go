@@ -295,7 +295,9 @@ func holdRedirect(path string) {
 		os.Exit(1)
 	}
 	os.Stdout.WriteString("+")
-	select {}
+	for {
+		time.Sleep(time.Hour) // select {} would be a deadlock that Go ends the process for
+	}
 }
 
 // Renewed, it holds beyond its life; then not, even if its process lives.
