@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/weft-net/weft/internal/admin"
+	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/config"
 	"github.com/weft-net/weft/internal/firewall"
 	"github.com/weft-net/weft/internal/names"
@@ -153,7 +154,11 @@ func listNames(networks []names.Network, hostName func(id string) string) []admi
 		all := map[string]*admin.Name{}
 		for _, e := range n.Endpoints {
 			for _, name := range e.Names {
-				key := strings.ToLower(name) // DNS does not tell case
+				key := names.Fold(name) // as the resolver does
+				if key == "" {
+					continue
+				}
+				name = strings.TrimSuffix(name, ".")
 				one := all[key]
 				if one == nil {
 					one = &admin.Name{Network: cmp.Or(n.Name, n.ID), Name: name, Addresses: []netip.Addr{}}
@@ -167,9 +172,11 @@ func listNames(networks []names.Network, hostName func(id string) string) []admi
 			}
 		}
 		for _, key := range slices.Sorted(maps.Keys(all)) {
-			slices.SortFunc(all[key].Addresses, netip.Addr.Compare)
-			slices.Sort(all[key].Hosts)
-			out = append(out, *all[key])
+			one := all[key]
+			slices.SortFunc(one.Addresses, netip.Addr.Compare)
+			one.Addresses = slices.Compact(one.Addresses) // of a container that has the name twice
+			slices.Sort(one.Hosts)
+			out = append(out, *one)
 		}
 	}
 	slices.SortStableFunc(out, func(a, b admin.Name) int { return cmp.Compare(a.Network, b.Network) })
@@ -182,12 +189,8 @@ func (h *house) namesStatus() *admin.NamesStatus {
 		return nil
 	}
 	out := &admin.NamesStatus{On: h.resolver != nil}
-	switch _, reached := h.engine.Info(); {
-	case !reached:
-		out.Problem = fmt.Sprintf("the names of this host's containers are not known to other hosts, or only as they were: the engine does not answer at %s", h.flags.engine)
-	case h.namesync.Problem() != nil:
-		out.Problem = h.namesync.Problem().Error()
-	}
+	_, reached := h.engine.Info()
+	out.Problem = namesProblem(reached, h.flags.engine, h.namesync.Problem)
 	if h.resolver != nil {
 		st := h.resolver.Status()
 		out.Attended, out.Serving, out.Timed, out.Problems = st.Attended, st.Serving, st.Timed, st.Problems
@@ -206,29 +209,51 @@ func (h *house) namesStatus() *admin.NamesStatus {
 			out.Old = "the store was not read since the start"
 		}
 	}
-	out.Stay = h.namesThatStay()
+	out.Stay = namesThatStay(h.cluster.Hosts(), h.book.Networks(), h.cluster.Name)
 	return out
 }
 
-// namesThatStay says whose names may be those of containers that are gone, and what to do.
-func (h *house) namesThatStay() []string {
-	away := map[ownership.Host]bool{}
-	for _, v := range h.cluster.Hosts() {
-		away[v.ID] = !v.Connected && !v.Stale && !v.Removed && !v.Me
+// namesProblem is why other hosts do not know the names of this one, empty if they do. A problem
+// may end between two questions for it.
+func namesProblem(reached bool, socket string, problem func() error) string {
+	if !reached {
+		return "the names of this host's containers are not known to other hosts, or only as they were: the engine does not answer at " + socket
 	}
-	stay := map[string]int{}
-	for _, n := range h.book.Networks() {
+	if err := problem(); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// namesThatStay says whose names may be those of containers that are gone, and what to do.
+func namesThatStay(hosts []cluster.HostView, networks []names.Network, hostName func(ownership.Host) string) []string {
+	away := map[ownership.Host]bool{}
+	named := map[string]int{} // how many hosts have a name
+	for _, v := range hosts {
+		away[v.ID] = !v.Connected && !v.Stale && !v.Removed && !v.Me
+		named[v.Name]++
+	}
+	stay := map[ownership.Host]int{}
+	for _, n := range networks {
 		for _, e := range n.Endpoints {
 			if id := ownership.Host(e.Host); away[id] {
-				stay[h.cluster.Name(id)]++
+				stay[id]++
 			}
 		}
 	}
 	var out []string
-	for _, host := range slices.Sorted(maps.Keys(stay)) {
-		out = append(out, fmt.Sprintf("%d containers of host %s, which is not connected, keep their names: it may only have lost the store; if it is off for good, say `weft host rm --powered-off %s`",
-			stay[host], host, host))
+	for _, v := range hosts {
+		if stay[v.ID] == 0 {
+			continue
+		}
+		which := v.Name
+		if which == "" || named[which] > 1 {
+			which = string(v.ID) // which `weft host rm` takes as well
+		}
+		out = append(out, fmt.Sprintf("%d endpoints of host %s, which is not connected, keep their names: it may only have lost the store; if it is off for good, say `weft host rm --powered-off %s`",
+			stay[v.ID], hostName(v.ID), which))
 	}
+	slices.Sort(out)
 	return out
 }
 

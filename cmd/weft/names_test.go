@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
@@ -12,11 +14,13 @@ import (
 	"time"
 
 	"github.com/weft-net/weft/internal/admin"
+	"github.com/weft-net/weft/internal/cluster"
 	"github.com/weft-net/weft/internal/config"
 	"github.com/weft-net/weft/internal/directory"
 	"github.com/weft-net/weft/internal/directory/directorytest"
 	"github.com/weft-net/weft/internal/engine"
 	"github.com/weft-net/weft/internal/names"
+	"github.com/weft-net/weft/internal/ownership"
 	"github.com/weft-net/weft/internal/store"
 )
 
@@ -79,16 +83,65 @@ func TestPrintNames(t *testing.T) {
 	}
 }
 
-// TestNamesWithoutCase: DNS does not tell case, so nor does the list.
-func TestNamesWithoutCase(t *testing.T) {
+// TestNamesProblem: a problem that ends while the status is made is told, or not, but no harm.
+func TestNamesProblem(t *testing.T) {
+	problem := errors.New("the engine has no list")
+	ends := func() error {
+		defer func() { problem = nil }()
+		return problem
+	}
+	for _, want := range []string{"the engine has no list", ""} {
+		if got := namesProblem(true, "/run/docker.sock", ends); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// TestNamesAreFolded: names that the resolver takes for one are one in the list, with each
+// address once; others are not.
+func TestNamesAreFolded(t *testing.T) {
 	book := names.NewBook()
 	addr := netip.MustParseAddr
 	book.SetNetwork(names.Network{ID: "n1", Name: "demo", Endpoints: []names.Endpoint{
-		{Host: "h1", ID: "e1", Names: []string{"cache"}, Addrs: []netip.Addr{addr("10.0.0.3")}},
+		{Host: "h1", ID: "e1", Names: []string{"cache", "cache.", "Cache", "."}, Addrs: []netip.Addr{addr("10.0.0.3")}},
 		{Host: "h2", ID: "e2", Names: []string{"CACHE"}, Addrs: []netip.Addr{addr("10.0.0.2")}},
+		{Host: "h2", ID: "e3", Names: []string{"Ä", "Ä."}, Addrs: []netip.Addr{addr("10.0.0.4")}},
+		{Host: "h3", ID: "e4", Names: []string{"ä"}, Addrs: []netip.Addr{addr("10.0.0.5")}},
 	}})
-	got := listNames(book.Networks(), func(id string) string { return "host " + id })
-	if len(got) != 1 || !slices.Equal(got[0].Addresses, []netip.Addr{addr("10.0.0.2"), addr("10.0.0.3")}) || !slices.Equal(got[0].Hosts, []string{"host h1", "host h2"}) {
-		t.Errorf("%+v", got)
+	var got []string
+	for _, n := range listNames(book.Networks(), func(id string) string { return "host " + id }) {
+		got = append(got, fmt.Sprintf("%s: %v %v", n.Name, n.Addresses, n.Hosts))
+	}
+	want := []string{"CACHE: [10.0.0.2 10.0.0.3] [host h1 host h2]", "Ä: [10.0.0.4] [host h2]", "ä: [10.0.0.5] [host h3]"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestNamesThatStay: of a host that is away it is said how its names end, by its id where its
+// name does not tell which host it is.
+func TestNamesThatStay(t *testing.T) {
+	hosts := []cluster.HostView{
+		{ID: "1a2b3c4d5e6f", Name: "h1"}, {ID: "9a9b9c9d9e9f", Name: "h1", Connected: true}, {ID: "2a2b", Name: "h2"},
+		{ID: "3a3b", Name: "h3", Me: true}, {ID: "4a4b"}, {ID: "5a5b", Name: "h5"},
+	}
+	at := func(hosts ...string) (n names.Network) {
+		for i, host := range hosts {
+			n.Endpoints = append(n.Endpoints, names.Endpoint{Host: host, ID: fmt.Sprint(i), Names: []string{"web"}})
+		}
+		return n
+	}
+	networks := []names.Network{at("1a2b3c4d5e6f", "9a9b9c9d9e9f", "2a2b", "3a3b"), at("2a2b", "4a4b")}
+	got := strings.Join(namesThatStay(hosts, networks, func(id ownership.Host) string { return "called " + string(id) }), "\n")
+	for _, want := range []string{
+		"1 endpoints of host called 1a2b3c4d5e6f, which", "weft host rm --powered-off 1a2b3c4d5e6f`", "2 endpoints of host called 2a2b, which",
+		"weft host rm --powered-off h2`", "1 endpoints of host called 4a4b, which", "weft host rm --powered-off 4a4b`",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("it lacks %q:\n%s", want, got)
+		}
+	}
+	if n := strings.Count(got, "keep their names"); n != 3 {
+		t.Errorf("%d hosts are named, want 3:\n%s", n, got)
 	}
 }

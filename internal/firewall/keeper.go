@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,6 +17,13 @@ import (
 // perKeeper is how many sockets one keeper holds. The kernel takes some 20 ms to remove
 // the table of each, one after the other, so that this is half a second.
 const perKeeper = 24
+
+// stuckAfter is how long a keeper's turn may last before new sandboxes go to another one. The
+// kernel may take a minute in a sandbox whose processes change many rules.
+const stuckAfter = 100 * time.Millisecond
+
+// errStuck says that a keeper has to be left alone for the time being.
+var errStuck = errors.New("the thread is at another sandbox")
 
 // keepers hold the sockets that own tables, in threads with descriptors of their own.
 // When a process dies, the kernel closes its descriptors one by one, and waits for an RCU
@@ -30,23 +39,31 @@ type keepers struct {
 
 // A keeper is one such thread.
 type keeper struct {
-	work chan func()
+	work chan turn
 	held int
+	// since is when the turn began that it is at, nil if it is at none.
+	since atomic.Pointer[time.Time]
 	// home is the thread's own network namespace, by a descriptor of the thread.
 	home int
 }
 
-// borrow returns a keeper that has room, with one place of it taken.
+// A turn is something for a keeper to do, and who waits for it.
+type turn struct {
+	f    func() error
+	done chan error
+}
+
+// borrow returns a keeper that has room and is not stuck, with one place of it taken.
 func (k *keepers) borrow() (*keeper, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, one := range k.list {
-		if one.held < perKeeper {
+		if one.held < perKeeper && !one.stuck() {
 			one.held++
 			return one, nil
 		}
 	}
-	one := &keeper{work: make(chan func()), held: 1}
+	one := &keeper{work: make(chan turn), held: 1}
 	ready := make(chan error)
 	go one.run(ready)
 	if err := <-ready; err != nil {
@@ -63,12 +80,36 @@ func (k *keepers) giveBack(one *keeper) {
 	one.held--
 }
 
+// stuck says that the keeper's turn lasts too long for others to wait.
+func (k *keeper) stuck() bool {
+	since := k.since.Load()
+	return since != nil && time.Since(*since) > stuckAfter
+}
+
 // do runs f in the keeper's thread, where descriptors have another meaning: f makes
 // system calls only, and nothing of it may be closed elsewhere, finalizers included.
 func (k *keeper) do(f func() error) error {
-	done := make(chan error)
-	k.work <- func() { done <- f() }
-	return <-done
+	t := turn{f, make(chan error)}
+	k.work <- t
+	return <-t.done
+}
+
+// doSoon is do for who can go to another keeper: it is errStuck, and f does not run, if this one
+// is stuck before it is f's turn.
+func (k *keeper) doSoon(f func() error) error {
+	t := turn{f, make(chan error)}
+	again := time.NewTicker(stuckAfter)
+	defer again.Stop()
+	for {
+		select {
+		case k.work <- t:
+			return <-t.done
+		case <-again.C:
+			if k.stuck() {
+				return errStuck
+			}
+		}
+	}
 }
 
 // run is the thread, but for the first one of the process: what /proc/self says of the
@@ -92,8 +133,12 @@ func (k *keeper) run(ready chan<- error) {
 	if err != nil {
 		return // and the thread ends
 	}
-	for f := range k.work {
-		f()
+	for t := range k.work {
+		began := time.Now()
+		k.since.Store(&began)
+		err := t.f()
+		k.since.Store(nil)
+		t.done <- err
 	}
 }
 
@@ -133,7 +178,8 @@ func ownDescriptors() error {
 	return nil
 }
 
-// within runs f in the keeper's thread, inside a namespace that the process has open.
+// within runs f in the keeper's thread, inside a namespace that the process has open, or is
+// errStuck.
 func (k *keeper) within(namespace *os.File, f func() error) error {
 	rc, err := namespace.SyscallConn()
 	if err != nil {
@@ -143,7 +189,7 @@ func (k *keeper) within(namespace *os.File, f func() error) error {
 	err = rc.Control(func(fd uintptr) {
 		// Its number means nothing in that thread, but in the process.
 		path := "/proc/self/fd/" + strconv.Itoa(int(fd))
-		inner = k.do(func() error {
+		inner = k.doSoon(func() error {
 			if err := enter(path); err != nil {
 				return err
 			}

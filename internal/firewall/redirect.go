@@ -130,19 +130,24 @@ func (r *Redirect) open(facts Redirection) error {
 	if r.timed {
 		return namespace{facts.Namespace}.do(fill)
 	}
-	keeper, err := r.keepers.borrow()
-	if err != nil {
-		return err
-	}
-	if err := keeper.within(facts.Namespace, fill); err != nil {
+	for {
+		keeper, err := r.keepers.borrow()
+		if err != nil {
+			return err
+		}
+		err = keeper.within(facts.Namespace, fill)
+		if err == nil {
+			r.keeper = keeper
+			return nil
+		}
 		if r.wire != nil {
 			err = errors.Join(err, keeper.do(r.wire.close))
 		}
 		r.keepers.giveBack(keeper)
-		return err
+		if !errors.Is(err, errStuck) {
+			return err
+		}
 	}
-	r.keeper = keeper
-	return nil
 }
 
 // table makes the table instead of what there is.
@@ -301,8 +306,11 @@ func renewAll(k *keeper, which []*Redirect, failed func(*Redirect, error)) {
 	} else {
 		_ = k.do(renew)
 	}
-	for i, r := range which {
+	for _, r := range which {
 		r.mu.Unlock()
+	}
+	// Not before all are unlocked: who is told may wait for somebody who closes one.
+	for i, r := range which {
 		if errs[i] != nil {
 			failed(r, fmt.Errorf("renewing a redirect: %w", errs[i]))
 		}

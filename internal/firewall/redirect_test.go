@@ -295,7 +295,9 @@ func holdRedirect(path string) {
 		os.Exit(1)
 	}
 	os.Stdout.WriteString("+")
-	select {}
+	for {
+		time.Sleep(time.Hour) // select {} would be a deadlock that Go ends the process for
+	}
 }
 
 // Renewed, it holds beyond its life; then not, even if its process lives.
@@ -404,6 +406,36 @@ func TestRedirectsAreRenewed(t *testing.T) {
 	}
 }
 
+// Who is told that one could not be renewed may wait for somebody who closes the others.
+func TestClosedWhileAFailureIsTold(t *testing.T) {
+	t.Parallel()
+	var list []*Redirect
+	for range 3 {
+		ns := newNamespace(t)
+		facts := redirectionIn(ns)
+		facts.Timed = true // whose table anybody can delete
+		list = append(list, openRedirect(t, facts))
+		ns.sh(t, "nft delete table ip "+redirectTable)
+	}
+	closed := make(chan error)
+	told := sync.OnceFunc(func() {
+		for _, r := range list {
+			go func() { closed <- r.Close() }()
+		}
+		for range list {
+			select {
+			case err := <-closed:
+				if err != nil {
+					t.Error(err)
+				}
+			case <-time.After(5 * time.Second):
+				t.Error("one of them cannot be closed")
+			}
+		}
+	})
+	renewAll(nil, list, func(*Redirect, error) { told() })
+}
+
 // A sandbox that keeps the kernel at work does not keep the others from being renewed.
 func TestRenewedBesideABusyOne(t *testing.T) {
 	t.Parallel()
@@ -449,6 +481,58 @@ func TestRenewedBesideABusyOne(t *testing.T) {
 	close(release)
 	for list[0].renewing.Load() || !list[0].Holds() {
 		runtime.Gosched()
+	}
+}
+
+// A sandbox that keeps the kernel at work does not keep new ones from being opened: neither
+// when its thread is known to be stuck, nor when it becomes so while they wait for it.
+func TestOpenedBesideABusyOne(t *testing.T) {
+	t.Parallel()
+	var redirects Redirects
+	busy, err := redirects.Open(redirectionIn(newNamespace(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, begun, ended := make(chan struct{}), make(chan struct{}), make(chan error)
+	go func() {
+		ended <- busy.keeper.do(func() error {
+			close(begun)
+			<-release
+			return nil
+		})
+	}()
+	<-begun
+	opened := make(chan *Redirect)
+	for range 4 { // some find it busy, the others stuck
+		ns := newNamespace(t)
+		go func() {
+			r, err := redirects.Open(redirectionIn(ns))
+			if err != nil {
+				t.Error(err)
+			}
+			opened <- r
+		}()
+	}
+	for range 4 {
+		select {
+		case r := <-opened:
+			if r == nil {
+				continue
+			}
+			t.Cleanup(func() { _ = r.Close() })
+			if r.keeper == busy.keeper {
+				t.Error("the busy one's thread opened another one")
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("new sandboxes wait for the busy one's thread")
+		}
+	}
+	close(release)
+	if err := errors.Join(<-ended, busy.Close()); err != nil {
+		t.Error(err)
+	}
+	if n := redirects.keepers.list[0].held; n != 0 {
+		t.Errorf("the thread that was busy holds %d", n)
 	}
 }
 

@@ -43,8 +43,9 @@ const (
 
 // Lookup is what Answer asks: a container's view of the names.
 type Lookup interface {
-	// Lookup finds a name that is in lower case and has no final dot; nil is unknown.
-	Lookup(name string) *Record
+	// Lookup finds a name that is in lower case and has no final dot; nil is unknown. Of
+	// several records it is one with addresses of the type, if there are such.
+	Lookup(name string, t dnsmessage.Type) *Record
 	// Reverse is the full name of an address, empty if unknown.
 	Reverse(a netip.Addr) (name string, local bool)
 }
@@ -72,13 +73,13 @@ func Answer(buf, message []byte, tcp bool, names Lookup, turn uint32) ([]byte, V
 	}
 	switch q.Type {
 	case dnsmessage.TypeA, dnsmessage.TypeAAAA, dnsmessage.TypeMX:
-		r := names.Lookup(fold(q.Name.String()))
+		r := names.Lookup(Fold(q.Name.String()), q.Type)
 		if r == nil {
 			return buf, Pass
 		}
 		return pack(buf, q, limit, r.bodies(q.Type, turn), ttl(r.Local))
 	case dnsmessage.TypePTR:
-		a, ok := addressOf(fold(q.Name.String()))
+		a, ok := addressOf(Fold(q.Name.String()))
 		if !ok {
 			return buf, Pass
 		}
@@ -180,6 +181,17 @@ func (q question) reply(code dnsmessage.RCode) dnsmessage.Header {
 		ID: q.header.ID, Response: true, RCode: code, RecursionAvailable: true,
 		RecursionDesired: q.header.RecursionDesired, CheckingDisabled: q.header.CheckingDisabled,
 	}
+}
+
+// has says whether the record has addresses of the type's family, or, if it has none, any.
+func (r *Record) has(t dnsmessage.Type) bool {
+	switch t {
+	case dnsmessage.TypeA:
+		return len(r.IPv4) > 0
+	case dnsmessage.TypeAAAA:
+		return len(r.IPv6) > 0
+	}
+	return len(r.IPv4)+len(r.IPv6) > 0
 }
 
 // bodies are the record's addresses of one family, the turn-th first. Of other types a

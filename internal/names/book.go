@@ -73,16 +73,24 @@ func (b *Book) RemoveNetwork(id string) {
 	delete(b.networks, id)
 }
 
-// SetEndpoint adds an endpoint, or its new description. It reports false, and does
-// nothing, if the network is not known.
-func (b *Book) SetEndpoint(network string, e Endpoint) bool {
-	return b.change(network, func(z *zone, touched map[string]bool) { z.put(e, touched) })
+// SetEndpoints adds endpoints, or their new descriptions, all at once. It reports false, and
+// does nothing, if the network is not known.
+func (b *Book) SetEndpoints(network string, list ...Endpoint) bool {
+	return b.change(network, func(z *zone, touched map[string]bool) {
+		for _, e := range list {
+			z.put(e, touched)
+		}
+	})
 }
 
-// RemoveEndpoint forgets an endpoint. It reports false if the network is not known; the
-// unknown endpoint is a success.
-func (b *Book) RemoveEndpoint(network, host, id string) bool {
-	return b.change(network, func(z *zone, touched map[string]bool) { z.remove(key{host, id}, touched) })
+// RemoveEndpoints forgets the endpoints that have these hosts and ids, all at once. It reports
+// false if the network is not known; an unknown endpoint is a success.
+func (b *Book) RemoveEndpoints(network string, list ...Endpoint) bool {
+	return b.change(network, func(z *zone, touched map[string]bool) {
+		for _, e := range list {
+			z.remove(key{e.Host, e.ID}, touched)
+		}
+	})
 }
 
 func (b *Book) change(network string, f func(*zone, map[string]bool)) bool {
@@ -139,7 +147,7 @@ type entry struct {
 
 func newZone(name string) *zone {
 	return &zone{
-		name: name, folded: fold(name),
+		name: name, folded: Fold(name),
 		endpoints: map[key]Endpoint{}, names: map[string]*entry{}, addresses: map[netip.Addr][]key{},
 	}
 }
@@ -218,7 +226,7 @@ func (z *zone) rebuild(names map[string]bool) {
 func (e Endpoint) folded() []string {
 	out := make([]string, 0, len(e.Names))
 	for _, n := range e.Names {
-		if n = fold(n); n != "" && !slices.Contains(out, n) {
+		if n = Fold(n); n != "" && !slices.Contains(out, n) {
 			out = append(out, n)
 		}
 	}
@@ -246,9 +254,9 @@ func without(set []key, k key) []key {
 	return slices.Delete(set, i, i+1)
 }
 
-// fold is a name as it is compared: without a final dot, and in lower case as far as DNS
+// Fold is a name as it is compared: without a final dot, and in lower case as far as DNS
 // knows any, which is ASCII.
-func fold(name string) string {
+func Fold(name string) string {
 	name = strings.TrimSuffix(name, ".")
 	for i := range len(name) {
 		if c := name[i]; 'A' <= c && c <= 'Z' {

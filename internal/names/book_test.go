@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/net/dns/dnsmessage"
 )
 
 func addrs(list ...string) []netip.Addr {
@@ -56,6 +58,7 @@ func TestLookup(t *testing.T) {
 		"the wrong network":              {networks: []string{"n1", "n2"}, ask: "six.mynet"},
 		"half of a network's name":       {networks: []string{"n1", "n2"}, ask: "six.end"},
 		"nobody":                         {networks: []string{"n1", "n2"}, ask: "example.com"},
+		"nothing behind the dot":         {networks: []string{"n1"}, ask: "flask."},
 		"no name":                        {networks: []string{"n1"}, ask: ""},
 		"a network nobody knows":         {networks: []string{"n3", "n1"}, ask: "flask", want: record(true, "10.0.0.2", "fd00::2")},
 		"private":                        {networks: []string{"n1"}, private: []string{"Redis"}, ask: "redis"},
@@ -64,11 +67,61 @@ func TestLookup(t *testing.T) {
 		"a name without an address":      {networks: []string{"n1"}, ask: "nowhere"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := newScope(town(), Container{Networks: tt.networks, Private: tt.private}).Lookup(tt.ask)
+			got := newScope(town(), Container{Networks: tt.networks, Private: tt.private}).Lookup(tt.ask, dnsmessage.TypeA)
 			if d := cmp.Diff(tt.want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmpopts.EquateEmpty()); d != "" {
 				t.Error(d)
 			}
 		})
+	}
+}
+
+// As with the engine, a name is looked for in the next network where one knows no address
+// of the family for it, and there is an empty answer only if none does.
+func TestLookupOfAFamily(t *testing.T) {
+	book := NewBook()
+	for _, n := range []Network{
+		{ID: "a4", Name: "one", Endpoints: []Endpoint{{Host: "h1", ID: "e1", Names: []string{"web", "web.two"}, Addrs: addrs("10.1.0.2")}}},
+		{ID: "b6", Name: "two", Endpoints: []Endpoint{{Host: "h1", ID: "e2", Names: []string{"web"}, Addrs: addrs("10.2.0.2", "fd02::2")}}},
+		{ID: "c6", Name: "two", Endpoints: []Endpoint{{Host: "h1", ID: "e3", Names: []string{"web"}, Addrs: addrs("fd03::2")}}},
+		{ID: "none", Name: "two", Endpoints: []Endpoint{{Host: "h1", ID: "e4", Names: []string{"web"}}}},
+		{ID: "engine4", Name: "mine", Engine: true, Endpoints: []Endpoint{{Host: "h1", ID: "e5", Names: []string{"web"}, Addrs: addrs("10.4.0.2")}}},
+		{ID: "engine6", Name: "mine", Engine: true, Endpoints: []Endpoint{{Host: "h1", ID: "e6", Names: []string{"web"}, Addrs: addrs("fd04::2")}}},
+	} {
+		book.SetNetwork(n)
+	}
+	for _, tt := range []struct {
+		networks, ask string
+		kind          dnsmessage.Type
+		want          string // "pass", or the answers
+	}{
+		{"a4 b6", "web.", dnsmessage.TypeAAAA, "fd02::2"},
+		{"a4 b6", "web.", dnsmessage.TypeA, "10.1.0.2"},
+		{"c6 a4", "web.", dnsmessage.TypeA, "10.1.0.2"},
+		{"a4 none c6", "web.", dnsmessage.TypeAAAA, "fd03::2"},
+		{"a4", "web.", dnsmessage.TypeAAAA, "none"},
+		{"a4 none", "web.", dnsmessage.TypeAAAA, "none"},
+		{"none b6", "web.", dnsmessage.TypeAAAA, "pass"},
+		{"a4 b6", "web.", dnsmessage.TypeMX, "none"},
+		{"none", "web.", dnsmessage.TypeMX, "pass"},
+		// Two networks with one name, and a name that looks like one in a network.
+		{"c6 b6", "web.two.", dnsmessage.TypeA, "10.2.0.2"},
+		{"a4 b6", "web.one.", dnsmessage.TypeAAAA, "none"},
+		{"a4 b6", "web.two.", dnsmessage.TypeAAAA, "none"},
+		// Where the engine has more to say, it is asked.
+		{"engine4 b6", "web.", dnsmessage.TypeAAAA, "pass"},
+		{"a4 engine6", "web.", dnsmessage.TypeAAAA, "pass"},
+		{"a4 engine4", "web.", dnsmessage.TypeAAAA, "none"},
+		{"a4 engine4 b6", "web.", dnsmessage.TypeAAAA, "fd02::2"},
+		{"a4 engine6", "web.", dnsmessage.TypeMX, "none"},
+	} {
+		scope := newScope(book, Container{Networks: strings.Fields(tt.networks)})
+		got := "pass"
+		if out, verdict := Answer(nil, ask(t, tt.ask, tt.kind, 0), false, scope, 0); verdict == Reply {
+			got = answersOf(t, unpack(t, out), tt.ask, remoteTTL)
+		}
+		if got != tt.want {
+			t.Errorf("%s %s in %s: %s, want %s", tt.ask, tt.kind, tt.networks, got, tt.want)
+		}
 	}
 }
 
@@ -111,10 +164,11 @@ func TestChangesOfABook(t *testing.T) {
 	b := town()
 	renamed := Endpoint{Host: "h2", ID: "e2", Names: []string{"valkey"}, Addrs: addrs("10.0.0.3")}
 	moved := Endpoint{Host: "h3", ID: "e3", Names: []string{"redis"}, Addrs: addrs("10.0.0.7")}
-	if !b.SetEndpoint("n1", renamed) || !b.SetEndpoint("n1", moved) || !b.RemoveEndpoint("n1", "h1", "e1") || !b.RemoveEndpoint("n1", "h3", "e5") || !b.RemoveEndpoint("n1", "h9", "e1") {
+	gone := []Endpoint{{Host: "h1", ID: "e1"}, {Host: "h3", ID: "e5"}, {Host: "h9", ID: "e1"}}
+	if !b.SetEndpoints("n1", renamed, moved) || !b.RemoveEndpoints("n1", gone...) {
 		t.Error("a known network is said to be unknown")
 	}
-	if b.SetEndpoint("n3", renamed) || b.RemoveEndpoint("n3", "h1", "e1") {
+	if b.SetEndpoints("n3", renamed) || b.RemoveEndpoints("n3", Endpoint{Host: "h1", ID: "e1"}) {
 		t.Error("an unknown network is said to be known")
 	}
 	b.RemoveNetwork("n2")
@@ -127,7 +181,7 @@ func TestChangesOfABook(t *testing.T) {
 	}
 	scope := newScope(b, Container{Networks: []string{"n1", "n2"}})
 	for name, known := range map[string]bool{"flask": false, "web": false, "redis": true, "valkey": true, "my_db.example.com": false, "six": false} {
-		if r := scope.Lookup(name); (r != nil) != known {
+		if r := scope.Lookup(name, dnsmessage.TypeA); (r != nil) != known {
 			t.Errorf("%s: %v, want known: %v", name, r, known)
 		}
 	}
@@ -142,13 +196,13 @@ func TestChangesOfABook(t *testing.T) {
 func TestRecordsDoNotChange(t *testing.T) {
 	b := town()
 	scope := newScope(b, Container{Networks: []string{"n1"}})
-	before := scope.Lookup("redis")
+	before := scope.Lookup("redis", dnsmessage.TypeA)
 	kept := slices.Clone(before.IPv4)
-	b.SetEndpoint("n1", Endpoint{Host: "h2", ID: "e2", Names: []string{"redis"}, Addrs: addrs("10.0.0.99")})
+	b.SetEndpoints("n1", Endpoint{Host: "h2", ID: "e2", Names: []string{"redis"}, Addrs: addrs("10.0.0.99")})
 	if !slices.Equal(before.IPv4, kept) {
 		t.Errorf("a record became %v", before.IPv4)
 	}
-	if after := scope.Lookup("redis"); slices.Equal(after.IPv4, kept) {
+	if after := scope.Lookup("redis", dnsmessage.TypeA); slices.Equal(after.IPv4, kept) {
 		t.Error("the change is not seen")
 	}
 }
@@ -179,7 +233,7 @@ func TestAddressOf(t *testing.T) {
 	}
 }
 
-func BenchmarkSetEndpointOfThousands(b *testing.B) {
+func BenchmarkSetEndpointsOfThousands(b *testing.B) {
 	book := NewBook()
 	n := Network{ID: "n1", Name: "mynet"}
 	for i := range 5000 {
@@ -190,6 +244,6 @@ func BenchmarkSetEndpointOfThousands(b *testing.B) {
 	}
 	book.SetNetwork(n)
 	for i := 0; b.Loop(); i++ {
-		book.SetEndpoint("n1", n.Endpoints[i%5000])
+		book.SetEndpoints("n1", n.Endpoints[i%5000])
 	}
 }

@@ -43,7 +43,7 @@ func attendedSite(t *testing.T) *site {
 	}})
 	for i := range 100 {
 		e := Endpoint{Host: "h4", ID: string(rune('0' + i)), Names: []string{"many"}, Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, 0, byte(i)})}}
-		book.SetEndpoint("n1", e)
+		book.SetEndpoints("n1", e)
 	}
 	service := serviceOf(t, book, false)
 	service.Attend(container(site))

@@ -6,7 +6,7 @@
 //	go s.Run(ctx)
 //	book.SetNetwork(names.Network{ID: id, Name: "mynet", Endpoints: …})
 //	s.Attend(names.Container{Sandbox: "/run/docker/netns/…", Networks: []string{id}})
-//	book.SetEndpoint(id, names.Endpoint{Host: "h2", ID: ep, Names: []string{"redis"}, Addrs: …})
+//	book.SetEndpoints(id, names.Endpoint{Host: "h2", ID: ep, Names: []string{"redis"}, Addrs: …})
 //	s.Forsake("/run/docker/netns/…")
 //
 // # How it works
@@ -19,9 +19,10 @@
 // never says that a name does not exist, so it cannot hide one that appears a moment later.
 //
 // The book should know the local containers as well, and all networks of a container that
-// the engine answers for, in its order: of two networks with one name the first counts,
-// and where a name is both here and elsewhere, both answer. Names that only one container
-// has (the aliases of --link) are its Private ones.
+// the engine answers for, in its order: of two networks with one name the first counts
+// that has an address of the wanted family, and where a name is both here and elsewhere,
+// both answer. Names that only one container has (the aliases of --link) are its Private
+// ones.
 //
 // # What may fail
 //

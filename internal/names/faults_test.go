@@ -26,7 +26,7 @@ import (
 // stuck is a view of the names that never answers.
 type stuck struct{ release chan struct{} }
 
-func (l stuck) Lookup(string) *Record {
+func (l stuck) Lookup(string, dnsmessage.Type) *Record {
 	<-l.release
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"golang.org/x/net/dns/dnsmessage"
 )
 
 // A Container is who asks.
@@ -14,7 +16,7 @@ type Container struct {
 	// Name is what texts call it, if that is known.
 	Name string
 	// Networks are the ids of its networks in the engine's order: of two that know a
-	// name, the first answers.
+	// name, the first with an address of the wanted family answers.
 	Networks []string
 	// Private are names that mean something to this container only, such as the aliases
 	// of --link: the engine answers them.
@@ -42,38 +44,58 @@ func newScope(b *Book, c Container) *scope {
 		if s.private == nil {
 			s.private = map[string]bool{}
 		}
-		s.private[fold(p)] = true
+		s.private[Fold(p)] = true
 	}
 	return s
 }
 
-// Lookup finds a folded name. As with the engine, "a.b" is first a name of its own, in
-// the first network that has it, and then "a" in the network "b".
-func (s *scope) Lookup(name string) *Record {
+// Lookup finds what a question of a type wants of a folded name. As with the engine (Sandbox's
+// ResolveName in libnetwork), "a.b" is first a name of its own, in the first network in
+// which it has such an address, and then "a" in the network "b".
+func (s *scope) Lookup(name string, t dnsmessage.Type) *Record {
 	s.book.mu.RLock()
 	defer s.book.mu.RUnlock()
 	for dot := len(name); dot >= 0; dot = strings.LastIndexByte(name[:dot], '.') {
 		rest, network := name[:dot], ""
 		if dot < len(name) {
-			network = name[dot+1:]
+			if network = name[dot+1:]; network == "" {
+				continue // which would be all
+			}
 		}
 		if s.private[rest] {
 			return nil
 		}
-		for _, id := range s.networks {
-			z := s.book.networks[id]
-			if z == nil || dot < len(name) && z.folded != network {
-				continue
-			}
-			if n := z.names[rest]; n != nil {
-				if z.engine || len(n.record.IPv4)+len(n.record.IPv6) == 0 {
-					return nil // the engine may know more
-				}
-				return n.record
-			}
+		if r, known := s.within(rest, network, t); known {
+			return r
 		}
 	}
 	return nil
+}
+
+// within looks for a name in the networks that are called so, or, with an empty one, in all.
+// A known name is one to ask the engine for, if there is no record.
+func (s *scope) within(name, network string, t dnsmessage.Type) (_ *Record, known bool) {
+	var other *Record // it has no such address, but the name is there
+	for _, id := range s.networks {
+		z := s.book.networks[id]
+		if z == nil || network != "" && z.folded != network {
+			continue
+		}
+		n := z.names[name]
+		switch {
+		case n == nil:
+		case n.record.has(t) && z.engine:
+			return nil, true
+		case n.record.has(t):
+			return n.record, true
+		case other != nil: // nor has the engine more to say than that
+		case z.engine || !n.record.has(dnsmessage.TypeMX):
+			return nil, true // the engine may know more
+		default:
+			other = n.record
+		}
+	}
+	return other, other != nil
 }
 
 // Reverse is the name of an address, "name.network", as the first network of the

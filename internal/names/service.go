@@ -44,7 +44,8 @@ const (
 	firstRetry, lastRetry = 100 * time.Millisecond, time.Minute
 )
 
-// maxOpening is how many sandboxes are opened or closed at the same time.
+// maxOpening is how many sandboxes are opened at the same time, and how many are closed. The
+// kernel may take a minute for one, and who opens does not wait for who closes.
 const maxOpening = 4
 
 // A Service answers names inside the sandboxes that it attends to. Its methods wait for
@@ -60,6 +61,7 @@ type Service struct {
 	mu        sync.Mutex
 	attended  map[string]*attendance // by path
 	opening   int
+	shutting  int
 	renewed   time.Time
 	looked    time.Time
 	tidied    time.Time
@@ -171,7 +173,7 @@ func (s *Service) Status() Status {
 		}
 		out.Attended++
 		if a.server != nil && a.fault == nil && !a.server.redirect.Holds() {
-			out.Problems[a.container.called()] = "the kernel does not renew weft's rules there: does something in it change very many firewall rules?"
+			out.Problems[a.container.called()] = "the kernel does not renew weft's rules there: does this or another container change very many firewall rules?"
 		} else if a.server != nil && a.fault == nil {
 			out.Serving++
 			dropped := a.server.dropped.Load()
@@ -227,14 +229,15 @@ func (s *Service) step(now time.Time) time.Duration {
 		case a.server == nil && !a.wanted:
 			delete(s.attended, path)
 		case a.server != nil && a.wanted && a.fault == nil: // as it should be
-		case s.opening == maxOpening: // whoever is ready wakes us
+		case a.server != nil && s.shutting == maxOpening: // whoever is ready wakes us
 		case a.server != nil:
 			server := a.server
-			s.begin(a, func() { s.shut(a, server) })
+			s.begin(a, &s.shutting, func() { s.shut(a, server) })
+		case s.opening == maxOpening: // the same
 		case !a.retry.After(now):
 			container := a.container
 			a.fault = nil
-			s.begin(a, func() { s.open(a, container) })
+			s.begin(a, &s.opening, func() { s.open(a, container) })
 		case a.retry.Before(next):
 			next = a.retry
 		}
@@ -242,16 +245,16 @@ func (s *Service) step(now time.Time) time.Duration {
 	return max(next.Sub(now), 0)
 }
 
-// begin runs f, which is done with the attendance when it returns.
-func (s *Service) begin(a *attendance, f func()) {
+// begin runs f, which is done with the attendance when it returns; count is of those under way.
+func (s *Service) begin(a *attendance, count *int, f func()) {
 	a.busy = true
-	s.opening++
+	*count++
 	s.finishing.Go(func() {
 		f()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		a.busy = false
-		s.opening--
+		*count--
 		s.poke()
 	})
 }
@@ -308,7 +311,7 @@ func (s *Service) shut(a *attendance, server *server) {
 // trouble is said once, and what caused it tried again, later each time.
 func (s *Service) trouble(a *attendance, err error) {
 	if !a.opened.IsZero() && time.Since(a.opened) > lastRetry {
-		a.pause = 0 // it went well for long
+		a.pause, a.opened = 0, time.Time{} // it went well for long, which counts once
 	}
 	a.pause = min(max(2*a.pause, firstRetry), lastRetry)
 	a.retry = time.Now().Add(a.pause)
@@ -329,21 +332,24 @@ func (s *Service) fault(a *attendance, by *server, err error) {
 }
 
 // leave waits for what is under way and closes all servers, side by side: the kernel takes
-// its time for each.
+// its time for each. Others can have the lock meanwhile: a redirect that is being renewed is
+// closed after that, and a renewal that fails says so here.
 func (s *Service) leave() {
 	s.finishing.Wait()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	var all sync.WaitGroup
+	leaving := map[*server]string{}
 	for _, a := range s.attended {
-		server := a.server
-		if server == nil {
-			continue
+		if a.server != nil {
+			leaving[a.server] = a.container.called()
+			a.server = nil
 		}
-		a.server = nil
+	}
+	s.mu.Unlock()
+	var all sync.WaitGroup
+	for server, called := range leaving {
 		all.Go(func() {
 			if err := server.close(); err != nil {
-				s.log.Warn("leaving a sandbox", "in", a.container.called(), "error", err)
+				s.log.Warn("leaving a sandbox", "in", called, "error", err)
 			}
 		})
 	}

@@ -2,6 +2,7 @@ package names
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -53,7 +54,7 @@ func TestNamesBesideEachEngine(t *testing.T) {
 					t.Errorf("status %+v, want timed %v", st, timed)
 				}
 				both("attended", "10.0.0.3")
-				book.SetEndpoint("n1", Endpoint{Host: "h2", ID: "e2", Names: []string{"redis"}, Addrs: addrs("10.0.0.9")})
+				book.SetEndpoints("n1", Endpoint{Host: "h2", ID: "e2", Names: []string{"redis"}, Addrs: addrs("10.0.0.9")})
 				both("moved", "10.0.0.9")
 				service.Attend(Container{Sandbox: site.path, Networks: []string{"n2"}})
 				alone("in another network")
@@ -293,5 +294,102 @@ func TestTroubleIsTold(t *testing.T) {
 	serving(t, service, 1)
 	if st := service.Status(); len(st.Problems) != 0 {
 		t.Errorf("%+v", st)
+	}
+}
+
+// Tries come less often each time, from the start again after it went well for long; that
+// it once did makes no difference later.
+func TestPauseGrows(t *testing.T) {
+	s := New(Config{})
+	a := &attendance{pause: lastRetry, opened: time.Now().Add(-2 * lastRetry)}
+	for want := firstRetry; want < lastRetry; want *= 2 {
+		s.trouble(a, errors.New("it cannot be opened"))
+		if a.pause != want {
+			t.Fatalf("the next try is after %v, want %v", a.pause, want)
+		}
+	}
+}
+
+// closing is a Redirect that does something first when it is closed.
+type closing struct {
+	Redirect
+	first func()
+}
+
+func (c closing) Close() error {
+	c.first()
+	return c.Redirect.Close()
+}
+
+// closingFirst is a Config whose redirects do something first when they are closed.
+func closingFirst(t *testing.T, first func()) Config {
+	cfg := configOf(openKernel(t), oneName("10.0.0.3"), false, nil)
+	redirect := cfg.Redirect
+	cfg.Redirect = func(r Redirection) (Redirect, error) {
+		out, err := redirect(r)
+		if err != nil {
+			return nil, err
+		}
+		return closing{out, first}, nil
+	}
+	cfg.Renew = func([]Redirect, func(Redirect, error)) {} // they hold for long enough
+	return cfg
+}
+
+// Sandboxes that take the kernel long to close keep none from being opened.
+func TestOpenedWhileOthersAreClosed(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	service := New(closingFirst(t, func() { <-release }))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- service.Run(ctx) }()
+	attend := func() string {
+		path := filepath.Join(t.TempDir(), "netns")
+		mountNamespace(t, path)
+		service.Attend(Container{Sandbox: path, Networks: []string{"n1"}})
+		return path
+	}
+	var paths []string
+	for range maxOpening {
+		paths = append(paths, attend())
+	}
+	serving(t, service, maxOpening)
+	for _, path := range paths {
+		service.Forsake(path)
+	}
+	serving(t, service, 0)
+	attend()
+	serving(t, service, 1)
+	close(release)
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// When weft ends, its sandboxes are closed while others can have the lock: closing one waits
+// for a renewal of it, which says what failed.
+func TestLeaveWithoutTheLock(t *testing.T) {
+	t.Parallel()
+	var service *Service
+	service = New(closingFirst(t, func() { service.Status() }))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- service.Run(ctx) }()
+	for range 2 {
+		path := filepath.Join(t.TempDir(), "netns")
+		mountNamespace(t, path)
+		service.Attend(Container{Sandbox: path, Networks: []string{"n1"}})
+	}
+	serving(t, service, 2)
+	cancel()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("it waits for itself")
 	}
 }

@@ -29,6 +29,8 @@ type Host interface {
 type Book interface {
 	SetNetwork(n names.Network)
 	RemoveNetwork(id string)
+	SetEndpoints(network string, list ...names.Endpoint) bool
+	RemoveEndpoints(network string, list ...names.Endpoint) bool
 }
 
 // Service answers names inside sandboxes; *names.Service is one.
@@ -177,9 +179,7 @@ func (a *Agent) compare() {
 	a.setTroubles(p.troubles)
 	book := make(map[string]names.Network, len(p.book))
 	for _, n := range p.book {
-		if was, ok := a.book[n.ID]; !ok || !sameZone(was, n) {
-			a.cfg.Book.SetNetwork(n)
-		}
+		a.write(n)
 		book[n.ID] = n
 	}
 	for id := range a.book {
@@ -193,6 +193,29 @@ func (a *Agent) compare() {
 	}
 	if a.cfg.Fronts != nil {
 		a.cfg.Fronts.Set(p.fronts)
+	}
+}
+
+// write puts a network into the book. Of one that is there it writes what changed, unless that
+// is most of it: one container that starts among thousands is no reason to make all of their
+// records anew. What is new comes first, so that a name that goes from one endpoint to another
+// is known all the time.
+func (a *Agent) write(n names.Network) {
+	was, known := a.book[n.ID]
+	if !known || was.Name != n.Name || was.Engine != n.Engine {
+		a.cfg.Book.SetNetwork(n)
+		return
+	}
+	set, gone := changed(was.Endpoints, n.Endpoints)
+	if len(set)+len(gone) > len(n.Endpoints)/2 {
+		a.cfg.Book.SetNetwork(n)
+		return
+	}
+	if len(set) > 0 {
+		a.cfg.Book.SetEndpoints(n.ID, set...)
+	}
+	if len(gone) > 0 {
+		a.cfg.Book.RemoveEndpoints(n.ID, gone...)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +31,8 @@ type world struct {
 	places     []Place
 	remote     []directory.Endpoint
 	called     map[string][]string
+	whole      []bool        // what SetNames was told, each time
+	gate       chan struct{} // who asks for the list waits
 }
 
 func (w *world) set(f func()) {
@@ -37,7 +41,17 @@ func (w *world) set(f func()) {
 	f()
 }
 
-func (w *world) Running(context.Context) ([]string, error) {
+func (w *world) Running(ctx context.Context) ([]string, error) {
+	w.mu.Lock()
+	gate := w.gate
+	w.mu.Unlock()
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Sorted(maps.Keys(w.containers)), w.down
@@ -87,10 +101,10 @@ func (w *world) LastKnown(string) []directory.Endpoint {
 	return slices.Clone(w.remote)
 }
 
-func (w *world) SetNames(called map[string][]string, _ bool) {
+func (w *world) SetNames(called map[string][]string, all bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.called = called
+	w.called, w.whole = called, append(w.whole, all)
 }
 
 // attendance is a resolver that only notes whom it attends to.
@@ -213,6 +227,54 @@ func TestEngineAway(t *testing.T) {
 	until(t, func() string { return fmt.Sprint(a.Problem()) }, "<nil>")
 }
 
+// TestWhole: the directory is told that these are all names only when the engine has said
+// everything. It would take the names of other endpoints away.
+func TestWhole(t *testing.T) {
+	list, look := make(chan struct{}), make(chan struct{})
+	w := &world{containers: map[string]engine.Container{"w1": container("w1", "web", at("demo", "e1", "10.1.0.2")), "w2": container("w2", "db", at("demo", "e2", "10.1.0.3"))},
+		networks: []engine.Network{{ID: "demo-id", Name: "demo"}}, gate: list, slow: map[string]chan struct{}{"w1": look}, places: []Place{{"e1", "/ns/w1"}, {"e2", "/ns/w2"}}}
+	a, state := run(t, w)
+	told := func(when string, want bool) {
+		t.Helper()
+		w.set(func() { w.whole = nil })
+		for n := 1; n <= 3; n++ { // the first may have been on its way
+			a.Wake()
+			until(t, func() string {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				return fmt.Sprint(len(w.whole) >= n)
+			}, "true")
+		}
+		w.set(func() {
+			if slices.Contains(w.whole[1:], !want) {
+				t.Errorf("%s: whole is %v, want %v", when, w.whole, want)
+			}
+		})
+	}
+	told("before the first list", false)
+	w.set(func() { w.down, w.gate = errors.New("not yet"), nil })
+	close(list)
+	until(t, func() string { return fmt.Sprint(strings.HasSuffix(fmt.Sprint(a.Problem()), "not yet")) }, "true")
+	told("after a list that failed", false)
+	w.set(func() { w.down = nil })
+	until(t, state, "/ns/w1->demo-id /ns/w2->demo-id demo:db,w2@h1 e2=db,w2")
+	told("while a look is open", false)
+	close(look)
+	until(t, state, "/ns/w1->demo-id /ns/w2->demo-id demo:db,w2@h1 demo:web,w1@h1 e1=web,w1 e2=db,w2")
+	told("when all is known", true)
+	list = make(chan struct{})
+	w.set(func() { w.gate = list })
+	a.Container("")
+	told("while all are to be looked at again", false)
+	close(list)
+	until(t, func() string {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return fmt.Sprint(w.whole[len(w.whole)-1])
+	}, "true")
+	told("when all is known again", true)
+}
+
 // TestSlowContainer: one that the engine is busy with keeps no other one waiting.
 func TestSlowContainer(t *testing.T) {
 	gate := make(chan struct{})
@@ -281,6 +343,39 @@ func TestMissedEvent(t *testing.T) {
 	}
 }
 
+// TestPauseOfALongList: while a list is under way the next one waits for its end, which is news;
+// nothing is to be done until then, and a look that is due is not late.
+func TestPauseOfALongList(t *testing.T) {
+	w := &world{gate: make(chan struct{}), broken: "bad"}
+	news := make(chan struct{}, 10)
+	r := newRoster(w, func() { news <- struct{}{} })
+	now := time.Now()
+	r.step(t.Context(), now)
+	r.ask("") // the engine was reached again
+	for _, later := range []time.Duration{0, time.Second, listEvery, 2 * listEvery} {
+		if pause := r.step(t.Context(), now.Add(later)); pause <= 0 || pause > listEvery {
+			t.Errorf("%v after the list was asked for: nothing is to be done for %v", later, pause)
+		}
+	}
+	r.ask("bad")
+	r.step(t.Context(), now)
+	<-news
+	if pause := r.step(t.Context(), now); pause <= 0 || pause > 2*askAgain {
+		t.Errorf("one that cannot be looked at is looked at again after %v", pause)
+	}
+	close(w.gate)
+	<-news
+	w.set(func() { w.gate = make(chan struct{}) })
+	r.step(t.Context(), now)
+	r.mu.Lock()
+	if !r.listing {
+		t.Error("the list that was asked for meanwhile does not begin")
+	}
+	r.mu.Unlock()
+	w.set(func() { close(w.gate) })
+	r.work.Wait()
+}
+
 // One container that the engine cannot look at keeps no other one from being looked at.
 func TestBrokenContainer(t *testing.T) {
 	w := &world{containers: map[string]engine.Container{"bad": {ID: "bad", Running: true}, "good": {ID: "good", Running: true}}, broken: "bad"}
@@ -304,4 +399,83 @@ func TestBrokenContainer(t *testing.T) {
 	r.work.Wait()
 	w.set(func() { w.broken = "" })
 	look(time.Now().Add(2*askAgain), "bad", "good")
+}
+
+// countedBook counts how often a whole network is written.
+type countedBook struct {
+	*names.Book
+	whole int
+}
+
+func (b *countedBook) SetNetwork(n names.Network) {
+	b.whole++
+	b.Book.SetNetwork(n)
+}
+
+// TestWrite: of a network that the book has, only what changed is written, and the book is what
+// it were if all of it had been.
+func TestWrite(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	book := &countedBook{Book: names.NewBook()}
+	a := New(Config{Book: book})
+	n := names.Network{ID: "demo-id", Name: "demo"}
+	write := func(what string, whole int) {
+		t.Helper()
+		book.whole = 0
+		a.write(n)
+		a.book[n.ID] = n
+		want := names.NewBook()
+		want.SetNetwork(n)
+		if got, want := fmt.Sprint(book.Networks()), fmt.Sprint(want.Networks()); got != want {
+			t.Fatalf("%s: the book is\n%s\ninstead of\n%s", what, got, want)
+		}
+		if whole >= 0 && book.whole != whole {
+			t.Errorf("%s: the whole network was written %d times, want %d", what, book.whole, whole)
+		}
+	}
+	some := func(id int) names.Endpoint {
+		return names.Endpoint{Host: "h2", ID: fmt.Sprint("e", id), Local: id%3 == 0, Names: []string{"all", fmt.Sprint("n", random.IntN(20))},
+			Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, 0, byte(random.IntN(50))})}}
+	}
+	for i := range 30 {
+		n.Endpoints = append(n.Endpoints, some(i))
+	}
+	write("a new network", 1)
+	write("nothing", 0)
+	for next := 30; next < 300; next++ {
+		i, j := random.IntN(30), random.IntN(30)
+		n.Endpoints = slices.Clone(n.Endpoints)
+		n.Endpoints[i], n.Endpoints[j] = some(next), n.Endpoints[i] // one goes, one comes, one moves
+		n.Endpoints[(j+1)%30].Names = []string{"all", "other"}
+		write("a few", 0)
+	}
+	n.Name = "other"
+	write("another name", 1)
+	n.Engine = true
+	write("the engine's", 1)
+	n.Endpoints = n.Endpoints[:3]
+	write("most of it", 1)
+	for range 1000 { // of two with one id the last counts
+		n.Endpoints = nil
+		for range random.IntN(8) {
+			n.Endpoints = append(n.Endpoints, some(random.IntN(4)))
+		}
+		write("some twice", -1)
+	}
+}
+
+// BenchmarkOneOfThousands is what follows from one endpoint of 5,000 that changed.
+func BenchmarkOneOfThousands(b *testing.B) {
+	w := &world{networks: []engine.Network{{ID: "demo-id", Name: "demo"}}}
+	for i := range 5000 {
+		w.remote = append(w.remote, remote("h2", fmt.Sprintf("e%04d", i), fmt.Sprintf("10.1.%d.%d", i>>8, i&255), fmt.Sprintf("c%d", i), fmt.Sprintf("%012x", i)))
+	}
+	a := New(Config{Engine: w, Directory: w, Host: w, Me: func() ownership.Host { return "h1" }, Book: names.NewBook()})
+	a.compare()
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		w.remote[i%5000].Names = []string{fmt.Sprintf("c%d", i), fmt.Sprintf("renamed%d", i)}
+		a.Network("u1")
+		a.compare()
+	}
 }

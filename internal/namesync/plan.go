@@ -76,7 +76,7 @@ func (f facts) plan() plan {
 	}
 	written := map[string]bool{}
 	for _, n := range f.shared {
-		zone := names.Network{ID: n.ID, Name: cmp.Or(n.Name, f.networks[n.ID].Name), Endpoints: local[n.ID]}
+		zone := names.Network{ID: n.ID, Name: cmp.Or(n.Name, f.networks[n.ID].Name), Endpoints: slices.Grow(local[n.ID], len(f.remote[n.UUID]))}
 		for _, e := range f.remote[n.UUID] {
 			if len(e.Names) > 0 {
 				zone.Endpoints = append(zone.Endpoints, names.Endpoint{Host: string(e.Host), ID: e.ID, Names: e.Names, Addrs: e.Addrs})
@@ -186,9 +186,32 @@ func privateOf(c engine.Container) []string {
 	return out
 }
 
-// sameZone says whether two descriptions of a network mean the same.
-func sameZone(a, b names.Network) bool {
-	return a.Name == b.Name && a.Engine == b.Engine && slices.EqualFunc(a.Endpoints, b.Endpoints, func(a, b names.Endpoint) bool {
-		return a.Host == b.Host && a.ID == b.ID && a.Local == b.Local && slices.Equal(a.Names, b.Names) && slices.EqualFunc(a.Addrs, b.Addrs, func(a, b netip.Addr) bool { return a == b })
-	})
+// changed are the endpoints that make of one description of a network another: those to be
+// set, in this order, and those that are gone. As in the book, of two with one Host and ID the
+// last counts.
+func changed(was, now []names.Endpoint) (set, gone []names.Endpoint) {
+	if slices.EqualFunc(was, now, sameEndpoint) {
+		return nil, nil
+	}
+	type key struct{ host, id string }
+	before := make(map[key]int, len(was))
+	for i, e := range was {
+		before[key{e.Host, e.ID}] = i
+	}
+	for _, e := range now {
+		k := key{e.Host, e.ID}
+		if i, there := before[k]; !there || !sameEndpoint(was[i], e) {
+			set = append(set, e)
+		}
+		delete(before, k)
+	}
+	for _, i := range before {
+		gone = append(gone, was[i])
+	}
+	return set, gone
+}
+
+// sameEndpoint says whether two descriptions of an endpoint mean the same.
+func sameEndpoint(a, b names.Endpoint) bool {
+	return a.Host == b.Host && a.ID == b.ID && a.Local == b.Local && slices.Equal(a.Names, b.Names) && slices.EqualFunc(a.Addrs, b.Addrs, func(a, b netip.Addr) bool { return a == b })
 }

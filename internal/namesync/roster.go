@@ -65,7 +65,8 @@ func (r *roster) ask(id string) {
 	r.asked[id] = time.Time{}
 }
 
-// step begins what is to be asked now, and returns how long nothing will be.
+// step begins what is to be asked now, and returns how long nothing will be, unless there is
+// news before: of a list that ends, for one.
 func (r *roster) step(ctx context.Context, now time.Time) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -76,7 +77,10 @@ func (r *roster) step(ctx context.Context, now time.Time) time.Duration {
 		r.listing, r.listed = true, now
 		r.work.Go(func() { r.list(ctx) })
 	}
-	next := r.listed.Add(listEvery)
+	next := now.Add(listEvery)
+	if !r.listing {
+		next = r.listed.Add(listEvery)
+	}
 	for id, due := range r.asked {
 		if r.busy[id] {
 			continue // it is looked at again when that has ended
@@ -91,7 +95,7 @@ func (r *roster) step(ctx context.Context, now time.Time) time.Duration {
 		r.busy[id] = true
 		r.work.Go(func() { r.look(ctx, id) })
 	}
-	return next.Sub(now)
+	return max(next.Sub(now), 0)
 }
 
 // list asks which containers run, and for the networks. Those that are new, or not there

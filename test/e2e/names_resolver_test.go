@@ -82,7 +82,7 @@ func TestNamesResolver(t *testing.T) {
 				t.Errorf("the name of 192.0.2.6 is %s", out)
 			}
 			same("weft does not know the local names")
-			book.SetEndpoint("n1", names.Endpoint{
+			book.SetEndpoints("n1", names.Endpoint{
 				Host: "h1", ID: "e1", Local: true, Names: []string{"local", "db"}, Addrs: []netip.Addr{netip.MustParseAddr(address)},
 			})
 			same("weft knows the local names")
