@@ -19,9 +19,9 @@ import (
 // startLimit bounds the start and the orderly stop of an engine.
 const startLimit = 60 * time.Second
 
-// containerdConfig leaves out what the engine does not use, as the engine's
+// ContainerdConfig leaves out what the engine does not use, as the engine's
 // own configuration does, because it slows down every start.
-const containerdConfig = `version = 2
+const ContainerdConfig = `version = 2
 disabled_plugins = [
 	"io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime",
 	"io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs",
@@ -124,7 +124,7 @@ func (h *Host) StartEngine(ctx context.Context) (time.Duration, error) {
 
 func (h *Host) startContainerd(ctx context.Context) error {
 	const path = "/run/weft-lab/containerd.toml"
-	if err := h.WriteFile(ctx, path, containerdConfig, 0o644); err != nil {
+	if err := h.WriteFile(ctx, path, ContainerdConfig, 0o644); err != nil {
 		return err
 	}
 	if err := h.startDaemon(ctx, "containerd", "containerd", "--config", path); err != nil {

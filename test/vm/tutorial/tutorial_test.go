@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -142,30 +143,49 @@ func (h *host) startEngine() {
 	if err != nil {
 		h.Fatal(err)
 	}
-	dockerd := exec.Command("dockerd")
-	dockerd.Stdout, dockerd.Stderr = log, log
-	if err := dockerd.Start(); err != nil {
-		h.Fatal(err)
-	}
 	h.Cleanup(func() {
 		if h.Failed() {
 			text, err := os.ReadFile(logFile)
 			h.Logf("the engine's log (%v):\n%s", err, text)
 		}
-		_ = dockerd.Process.Signal(unix.SIGTERM)
-		_ = dockerd.Wait()
 	})
-	ctx, cancel := context.WithTimeout(h.Context(), 2*time.Minute)
-	defer cancel()
-	err = lab.Until(ctx, "the engine to answer", func(ctx context.Context) error {
-		_, err := engine(ctx, http.MethodGet, "/_ping")
-		return err
-	})
-	if err != nil {
+	// An engine gives its own containerd fifteen seconds, which an emulated processor may need.
+	if err := os.WriteFile("/run/containerd.toml", []byte(lab.ContainerdConfig), 0o644); err != nil {
 		h.Fatal(err)
 	}
+	const socket = "/run/containerd/containerd.sock"
+	h.daemon(log, func(ctx context.Context) error {
+		c, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}, "containerd", "--config", "/run/containerd.toml")
+	h.daemon(log, func(ctx context.Context) error {
+		_, err := engine(ctx, http.MethodGet, "/_ping")
+		return err
+	}, "dockerd", "--containerd="+socket)
 	h.call(http.MethodPost, "/plugins/weft:latest/enable?timeout=30")
 	h.Logf("engine: %s", h.call(http.MethodGet, "/version"))
+}
+
+// daemon starts one, waits until it answers, and ends it with the test.
+func (h *host) daemon(log *os.File, answers func(ctx context.Context) error, name string, args ...string) {
+	h.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		h.Fatal(err)
+	}
+	h.Cleanup(func() {
+		_ = cmd.Process.Signal(unix.SIGTERM)
+		_ = cmd.Wait()
+	})
+	ctx, cancel := context.WithTimeout(h.Context(), 4*time.Minute)
+	defer cancel()
+	if err := lab.Until(ctx, name+" to answer", answers); err != nil {
+		h.Fatal(err)
+	}
 }
 
 // engine calls the engine's API. Where what a user types is not the point, this spares the
