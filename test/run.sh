@@ -91,7 +91,7 @@ begin() { # begin NAME COMMAND…: beside what follows, until `step NAME ended N
 }
 trap 'for p in "${begun[@]}"; do kill -- "-$p" 2>/dev/null; done' EXIT
 
-# The emulated machine is one thread: alone after the others it would leave a processor idle.
+# The emulated machine is one thread: alone it would leave a processor idle.
 beside() { # beside COMMAND…: with a small part of the processors, whatever others want
 	exec setsid sh -c 'echo 4 >/proc/self/autogroup; exec "$@"' beside "$@"
 }
@@ -139,11 +139,11 @@ else
 	step lab ended lab
 	step model ended model
 	step unit raced -p 2 -skip '^TestModel'
-	begin leaks leaks
 	step fuzz fuzz
 	step arm64 arm64
+	step vm ended vm # before the many daemons of what follows
+	begin leaks leaks
 	step e2e e2e
-	step vm ended vm
 	step leaks ended leaks
 fi
 

@@ -114,8 +114,8 @@ func journalTime(t *testing.T, h *host) (at time.Time, ok bool) {
 
 // TestStoreGone: when the store goes down, the journal learns how new all is, at once.
 func TestStoreGone(t *testing.T) {
-	a, _, again, _, c := twoHosts(t)
-	a = again(false)
+	_, _, again, _, c := twoHosts(t)
+	a := again(false)
 	a.Until("it is certain", func() bool { _, current := a.AsOf(); return current })
 	looks := func() {
 		t.Helper()
