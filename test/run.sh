@@ -92,8 +92,8 @@ begin() { # begin NAME COMMAND…: beside what follows, until `step NAME ended N
 trap 'for p in "${begun[@]}"; do kill -- "-$p" 2>/dev/null; done' EXIT
 
 # The emulated machine is one thread: alone it would leave a processor idle.
-beside() { # beside COMMAND…: with a small part of the processors, whatever others want
-	exec setsid sh -c 'echo 4 >/proc/self/autogroup; exec "$@"' beside "$@"
+beside() { # beside COMMAND…: in a session, so with a part of the processors, of its own
+	exec setsid "$@"
 }
 
 ended() {
