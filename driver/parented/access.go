@@ -340,14 +340,21 @@ func (k *Kind) leaveAccess(n driver.Network) error {
 	delete(k.access.seen, n.ID)
 	delete(k.access.taking, n.ID)
 	delete(k.access.untaken, n.ID)
-	l, err := k.cfg.Kernel.LinkByName(n.Access.Link)
-	if errors.Is(err, kernel.ErrNotFound) || err == nil && !driver.Ours(l) {
-		return nil // it is gone, or somebody put another one in its place
+	return k.deleteShim(n.Access.Link, 0)
+}
+
+// deleteShim deletes the host's own device, unless it is gone, or somebody put another one in
+// its place, or it is on another device than the one with this index; 0 is any. It needs
+// access.mu.
+func (k *Kind) deleteShim(name string, on int) error {
+	l, err := k.cfg.Kernel.LinkByName(name)
+	if errors.Is(err, kernel.ErrNotFound) || err == nil && (!driver.Ours(l) || on != 0 && l.Parent != on) {
+		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return k.cfg.Kernel.DeleteLink(n.Access.Link)
+	return k.cfg.Kernel.DeleteLink(name)
 }
 
 // stepOff deletes the host's own device if it is on the device that a network leaves; it is
@@ -358,18 +365,14 @@ func (k *Kind) stepOff(old driver.Network) error {
 	}
 	k.access.mu.Lock()
 	defer k.access.mu.Unlock()
-	l, err := k.cfg.Kernel.LinkByName(old.Access.Link)
-	var below kernel.Link
-	if err == nil {
-		below, err = k.cfg.Kernel.LinkByName(old.Device)
-	}
-	if errors.Is(err, kernel.ErrNotFound) || err == nil && (!driver.Ours(l) || l.Parent != below.Index) {
-		return nil
+	below, err := k.cfg.Kernel.LinkByName(old.Device)
+	if errors.Is(err, kernel.ErrNotFound) {
+		return nil // and so is what was on it
 	}
 	if err != nil {
 		return err
 	}
-	return k.cfg.Kernel.DeleteLink(l.Name)
+	return k.deleteShim(old.Access.Link, below.Index)
 }
 
 // hosts are the host's addresses for a container, which nobody on the line is to ask for.
