@@ -16,6 +16,17 @@ export GOFLAGS=-trimpath CGO_ENABLED=0
 
 failed=()
 started=$SECONDS
+
+# told LOG: what failed and what was said of it, without what daemons wrote. Last comes
+# what matters most: some see only the end.
+told() {
+	grep -E -A25 -e '^panic|^fatal error|DATA RACE|^[a-z][^ ]*\.go:[0-9]+|^FAIL|^make: |rror:' "$1" | grep -vE 'level=|"level"' | cut -c1-500 | head -100
+	awk '/^ *(--- FAIL|FAIL)/ { print; more = 0; next }
+		/^ +[a-z0-9_]+_test\.go:[0-9]+: / { more = /log of the plugin/ ? 0 : 9 }
+		/level=|"level"/ { next }
+		more-- > 0' "$1" | cut -c1-500 | tail -120
+}
+
 step() { # step NAME COMMAND…
 	local name=$1 at=$SECONDS
 	shift
@@ -23,9 +34,7 @@ step() { # step NAME COMMAND…
 		printf 'ok    %-12s %4ds\n' "$name" $((SECONDS - at))
 	else
 		printf 'FAIL  %-12s %4ds  (%s)\n' "$name" $((SECONDS - at)) "$logs/$name.log"
-		grep -E '^ *--- FAIL' "$logs/$name.log"
-		grep -E '^ +[a-z0-9_]+_test\.go:[0-9]+: ' "$logs/$name.log" | cut -c1-500 | tail -60 # what was said, without the logs
-		grep -E -A25 -e '--- FAIL|^panic|DATA RACE|^[a-z][^ ]*\.go:[0-9]+|^FAIL|rror' "$logs/$name.log" | head -150
+		told "$logs/$name.log"
 		failed+=("$name")
 	fi
 }
