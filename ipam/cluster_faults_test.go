@@ -928,6 +928,41 @@ func TestClusterPoolIsWantedAgainWhileLeavingFails(t *testing.T) {
 	}
 }
 
+// A network that is replaced by one of another size waits for its pool to be given up; if
+// that does not come about, it says so.
+func TestClusterPoolIsReplacedByAWiderOne(t *testing.T) {
+	t.Parallel()
+	fake := store.NewFake()
+	sa := newHooked(fake)
+	a := newMember(t, "a", sa)
+	pa := a.pool("10.1.0.0/28")
+	hold := newGate(t)
+	sa.onCommit("pools/", func(_ context.Context, _ store.Txn, do do) (store.Result, error) {
+		hold.pass()
+		return do()
+	})
+	if err := a.ReleasePool(t.Context(), pa); err != nil {
+		t.Fatal(err)
+	}
+	hold.await(t, "a leaves the pool")
+	request := func(ctx context.Context) error {
+		_, err := a.RequestPool(ctx, ipam.PoolRequest{Space: ipam.LocalSpace, Subnet: prefix("10.1.0.0/24")})
+		return err
+	}
+	hurry, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := request(hurry); !errors.Is(err, ipam.ErrOverlap) || !strings.Contains(err.Error(), "without a network here") {
+		t.Errorf("while the pool is given up: %v", err)
+	}
+	got := make(chan error, 1)
+	go func() { got <- request(context.WithoutCancel(t.Context())) }()
+	stays(t, "the request waits", 50*time.Millisecond, func() bool { return len(got) == 0 })
+	hold.open()
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestJoinInARecovery: a membership that was begun before a recovery must not come
 // about in it: the pool of a wiped store would begin another life, and what this host
 // owned of the old one would be forgotten.

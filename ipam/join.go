@@ -35,6 +35,11 @@ func (m *IPAM) isShared(id poolID) bool {
 func (m *IPAM) join(ctx context.Context, req PoolRequest, id *poolID, bits int) (sh *share, release func(), err error) {
 	ctx, cancel := context.WithTimeout(ctx, waitPool)
 	defer cancel()
+	if id.subnet.IsValid() {
+		if err := m.awaitRoom(ctx, id.bookKey); err != nil {
+			return nil, nil, err
+		}
+	}
 	m.mu.Lock()
 	m.joins++
 	m.mu.Unlock()
@@ -139,6 +144,35 @@ func (m *IPAM) awaitCluster(ctx context.Context) error {
 func (m *IPAM) shareOf(key bookKey) *share {
 	if b := m.books[key]; b != nil {
 		return b.share
+	}
+	return nil
+}
+
+// awaitRoom waits until this host has given up the pools that a new one overlaps and whose
+// networks are gone: a network is often removed and replaced by one of another size in
+// one breath. It returns why there is no room.
+func (m *IPAM) awaitRoom(ctx context.Context, key bookKey) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for sh := m.givenUp(key); sh != nil && ctx.Err() == nil; sh = m.givenUp(key) {
+		changed := sh.changed
+		m.mu.Unlock()
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		}
+		m.mu.Lock()
+	}
+	return m.overlap(key)
+}
+
+// givenUp is a share that key overlaps and that no network here is on any more, nil if
+// there is none. The caller holds mu.
+func (m *IPAM) givenUp(key bookKey) *share {
+	for other, b := range m.books {
+		if b.share != nil && other != key && other.space == key.space && other.domain == key.domain && other.subnet.Overlaps(key.subnet) && !m.wanted(b.share) {
+			return b.share
+		}
 	}
 	return nil
 }

@@ -59,14 +59,6 @@ func (m *IPAM) RequestPool(ctx context.Context, req PoolRequest) (Pool, error) {
 	}
 	var shared *share
 	if m.isShared(id) {
-		if id.subnet.IsValid() {
-			m.mu.Lock()
-			err := m.overlap(id.bookKey)
-			m.mu.Unlock()
-			if err != nil {
-				return Pool{}, err
-			}
-		}
 		sh, release, err := m.join(ctx, req, &id, bits)
 		if err != nil {
 			return Pool{}, err
@@ -234,11 +226,9 @@ func ofFamily(blocks []Block, ipv6 bool) []Block {
 // RequestPool knows no mode, so whether the new network may have it too is
 // decided when that is created.
 func (m *IPAM) overlap(key bookKey) error {
-	for other, b := range m.books {
-		if b.share != nil && other != key && other.space == key.space && other.domain == key.domain && other.subnet.Overlaps(key.subnet) && !m.wanted(b.share) {
-			return refuse(ErrOverlap, "wait a moment, or look at `weft store status`: this host still gives up its addresses of that pool",
-				"%s overlaps %s (domain %s, without a network here)", key.subnet, other.subnet, other.domain)
-		}
+	if other := m.givenUp(key); other != nil {
+		return refuse(ErrOverlap, "wait a moment, or look at `weft store status`: this host still gives up its addresses of that pool",
+			"%s overlaps %s (domain %s, without a network here)", key.subnet, other.rec.Pool.Subnet, other.rec.Pool.Domain)
 	}
 	for _, p := range m.sorted() {
 		if p.id.space != key.space || p.id.domain != key.domain || !p.id.subnet.Overlaps(key.subnet) {

@@ -116,7 +116,6 @@ func TestErrors(t *testing.T) {
 // TestKill: a process that is killed while it commits loses nothing that it
 // had reported as durable.
 func TestKill(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "j")
 	if os.Getenv("JOURNAL_CHILD") != "" {
 		j := open(t, os.Getenv("JOURNAL_CHILD"))
 		for i := 0; ; i++ {
@@ -126,6 +125,7 @@ func TestKill(t *testing.T) {
 			fmt.Println("durable", i)
 		}
 	}
+	path := filepath.Join(t.TempDir(), "j") // not the child's: it could not remove it
 	cmd := exec.Command(os.Args[0], "-test.run=^TestKill$", "-test.v")
 	cmd.Env = append(os.Environ(), "JOURNAL_CHILD="+path)
 	out, err := cmd.StdoutPipe()
