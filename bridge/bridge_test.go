@@ -59,6 +59,7 @@ type house struct {
 	later  *kernel.Later
 	direct bool
 	blind  bool
+	up     bool   // the engine answers
 	join   func() // what happens during a Join, after its link was made
 	j      *journal.Journal
 }
@@ -94,7 +95,7 @@ func (h *house) start() {
 	}
 	kind := bridge.New(bridge.Config{Kernel: h.kernel, Firewall: h.fw, Ports: h.ports, Later: h.later, Seed: "seed",
 		DirectSafe: func() (bool, string) { return h.direct, "the test says so" }})
-	h.Driver, err = driver.New(driver.Config{Journal: h.j, Kernel: h.kernel, Firewall: h.fw, Kinds: map[string]driver.Kind{"bridge": slow{kind, h}}, Blind: func() bool { return h.blind }})
+	h.Driver, err = driver.New(driver.Config{Journal: h.j, Kernel: h.kernel, Firewall: h.fw, Kinds: map[string]driver.Kind{"bridge": slow{kind, h}}, Blind: func() bool { return h.blind }, EngineUp: func() bool { return h.up }})
 	if err == nil {
 		err = h.Restore(h.Context())
 	}
@@ -105,7 +106,7 @@ func (h *house) start() {
 
 // slow is a kind during whose Join something happens.
 type slow struct {
-	driver.Kind
+	*bridge.Kind
 	h *house
 }
 
@@ -713,5 +714,83 @@ func TestBlind(t *testing.T) {
 	h.must(h.Reset(t.Context()))
 	if d := h.kernel.Dump(); strings.Contains(d, "wf-") {
 		t.Errorf("reset left:\n%s", d)
+	}
+}
+
+// forwards is what the host's settings say, IPv4 and IPv6.
+func (h *house) forwards() string {
+	h.Helper()
+	v4, err := h.kernel.Sysctl("net.ipv4.ip_forward")
+	h.must(err)
+	v6, err := h.kernel.Sysctl("net.ipv6.conf.all.forwarding")
+	h.must(err)
+	return v4 + v6
+}
+
+// setForwarding is what somebody else, or a boot, makes of these.
+func (h *house) setForwarding(value string) {
+	h.Helper()
+	for _, key := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
+		_, err := h.kernel.EnsureSysctl(kernel.Sysctl{Key: key, Value: value})
+		h.must(err)
+	}
+}
+
+// TestForwarding: a host that begins to forward is no router for strangers, and the engine
+// finds it as it was when it starts after a boot, because it decides on that by itself.
+func TestForwarding(t *testing.T) {
+	h := newHouse(t)
+	ctx := t.Context()
+	ra := kernel.Sysctl{Key: "net/ipv6/conf/eth0/accept_ra", Value: "1"}
+	_, err := h.kernel.EnsureSysctl(ra)
+	h.must(err)
+	internal := network("a", "10.1.0.0/24", nil)
+	internal.Internal = true
+	h.must(h.CreateNetwork(ctx, internal))
+	if got := h.forwards(); got != "00" {
+		t.Errorf("with an internal network the host forwards %s", got)
+	}
+	h.must(h.CreateNetwork(ctx, network("b", "10.2.0.0/24", nil)))
+	dual := network("c", "10.3.0.0/24", nil)
+	dual.IPv6 = []driver.Subnet{{Pool: netip.MustParsePrefix("fd03::/64"), Gateway: netip.MustParseAddr("fd03::1")}}
+	if got := h.forwards(); got != "10" || h.fw.Policies(false) != 1 || h.fw.Policies(true) != 0 {
+		t.Errorf("with an IPv4 network the host forwards %s, policies %d and %d", got, h.fw.Policies(false), h.fw.Policies(true))
+	}
+	h.must(h.CreateNetwork(ctx, dual))
+	if got := h.forwards(); got != "11" || h.fw.Policies(false) != 1 || h.fw.Policies(true) != 1 {
+		t.Errorf("with both families the host forwards %s, policies %d and %d", got, h.fw.Policies(false), h.fw.Policies(true))
+	}
+	if got, err := h.kernel.Sysctl(ra.Key); err != nil || got != "2" {
+		t.Errorf("accept_ra of the uplink is %s (%v)", got, err)
+	}
+	_, err = h.CreateEndpoint(ctx, endpoint("d", "c", "10.3.0.2/24"))
+	h.must(err)
+
+	h.setForwarding("0") // a boot
+	h.start()
+	reconcile := func() {
+		t.Helper()
+		_, err := h.Reconcile(ctx, driver.Full)
+		h.must(err)
+	}
+	reconcile()
+	if got := h.forwards(); got != "00" {
+		t.Errorf("before the engine is up the host forwards %s", got)
+	}
+	h.fw.Fail(errors.New("broken"))
+	if _, err := h.Join(ctx, id("c"), id("d"), "/run/netns/x", nil); err == nil || h.forwards() != "00" {
+		t.Errorf("without the policy, a Join is %v and the host forwards %s", err, h.forwards())
+	}
+	h.fw.Fail(nil)
+	_, err = h.Join(ctx, id("c"), id("d"), "/run/netns/x", nil)
+	h.must(err)
+	if got := h.forwards(); got != "11" || h.fw.Policies(false) != 2 {
+		t.Errorf("with a container the host forwards %s", got)
+	}
+	h.setForwarding("0")
+	h.up = true
+	reconcile()
+	if got := h.forwards(); got != "11" {
+		t.Errorf("when the engine is up the host forwards %s", got)
 	}
 }

@@ -100,7 +100,7 @@ func bridgeAddrs(n driver.Network, s Settings) []netip.Prefix {
 	return out
 }
 
-// EnsureNetwork makes firewall, bridge and forwarding; the firewall first, so
+// EnsureNetwork makes firewall and bridge; the firewall first, so
 // that nothing passes before it may, and that the drop of 127.0.0.0/8 is there
 // before the bridge routes it.
 func (k *Kind) EnsureNetwork(ctx context.Context, n driver.Network) error {
@@ -115,13 +115,8 @@ func (k *Kind) EnsureNetwork(ctx context.Context, n driver.Network) error {
 	if len(n.IPv4) > 0 && n.IPv4[0].Gateway.IsValid() {
 		b.MAC = driver.MAC(k.cfg.Seed, n.IPv4[0].Gateway)
 	}
-	if _, err := k.cfg.Kernel.EnsureBridge(b); err != nil {
-		return err
-	}
-	if n.Internal {
-		return nil
-	}
-	return k.EnableForwarding(len(n.IPv4) > 0, len(n.IPv6) > 0)
+	_, err := k.cfg.Kernel.EnsureBridge(b)
+	return err
 }
 
 // RemoveNetwork takes bridge and rules away; an adopted bridge keeps what it had.

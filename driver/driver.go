@@ -31,6 +31,8 @@ type Kernel interface {
 	DeleteLink(name string) error
 	SandboxExists(path string) bool
 	TryChild(c kernel.Child) error
+	Sysctl(key string) (string, error)
+	EnsureSysctl(s kernel.Sysctl) (changed bool, err error)
 }
 
 // Firewall is what reconcile asks of the firewall.
@@ -40,6 +42,9 @@ type Firewall interface {
 	Repair(ctx context.Context, facts firewall.Facts) (repaired []string, err error)
 	// Mend makes the kernel be what the firewall was told last.
 	Mend(ctx context.Context) (repaired []string, err error)
+	// DropByDefault keeps strangers' packets from being forwarded, where the engine
+	// filters; see firewall.NFT.
+	DropByDefault(ctx context.Context, v6 bool) (drops bool, err error)
 }
 
 // Config is what [New] takes. Journal, Kernel, Firewall and Kinds are required.
@@ -56,6 +61,9 @@ type Config struct {
 	// means that nobody can say, and nothing is collected.
 	Holders func(ctx context.Context) (Holders, error)
 	Logger  *slog.Logger
+	// EngineUp reports whether the engine answers, and so has done what it does at its
+	// start; nil means that nobody can say, and reconcile turns no forwarding on.
+	EngineUp func() bool
 	// Blind reports whether the journal may not be the one that this host's links were
 	// made from: reconcile then leaves links alone that belong to nothing. nil means
 	// never.

@@ -60,6 +60,9 @@ func (d *Driver) CreateNetwork(ctx context.Context, n Network) (retErr error) {
 	if err := kind.EnsureNetwork(ctx, n); err != nil {
 		return err
 	}
+	if err := d.forward(ctx, kind, n); err != nil {
+		return err
+	}
 	return d.saveNetwork(ctx, n)
 }
 
@@ -144,7 +147,7 @@ func (d *Driver) recreate(ctx context.Context, kind Kind, have, want Network) er
 			return err
 		}
 	}
-	return kind.EnsureNetwork(ctx, have)
+	return errors.Join(kind.EnsureNetwork(ctx, have), d.forward(ctx, kind, have))
 }
 
 // DeleteNetwork takes a network and all its endpoints away. The engine cannot

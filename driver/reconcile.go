@@ -138,6 +138,9 @@ func (d *Driver) reconcileNetwork(ctx context.Context, actual Actual, id string,
 	if err := d.ensure(ctx, kind, n); err != nil {
 		return problems, fmt.Errorf("reconcile network %s: %w", short(id), err)
 	}
+	if d.cfg.EngineUp != nil && d.cfg.EngineUp() {
+		return problems, d.forward(ctx, kind, n)
+	}
 	return problems, nil
 }
 

@@ -235,11 +235,6 @@ func (k *Kind) ensureTunnel(n driver.Network, t *tunnel, own []netip.Prefix) (re
 			retErr = errors.Join(retErr, k.cfg.Kernel.DeleteLink(n.Device))
 		}
 	}()
-	if !n.Internal {
-		if err := k.EnableForwarding(len(n.IPv4) > 0, len(n.IPv6) > 0); err != nil {
-			return err
-		}
-	}
 	at := k.cfg.Underlay()
 	if !at.IsValid() {
 		return fmt.Errorf("network %.12s: no address is known by which other hosts reach this one: set WEFT_ADVERTISE", n.ID)

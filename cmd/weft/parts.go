@@ -111,6 +111,12 @@ func (h *house) onLink() []netip.Prefix {
 	return out
 }
 
+// engineUp reports whether the engine answers.
+func (h *house) engineUp() bool {
+	_, ok := h.engine.Info()
+	return ok
+}
+
 // holders tells the driver what the engine still knows.
 func (h *house) holders(ctx context.Context) (driver.Holders, error) {
 	held, err := h.engine.Held(ctx)

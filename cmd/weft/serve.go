@@ -239,7 +239,7 @@ func open(ctx context.Context, cfg config.Config, f serveFlags, log *slog.Logger
 	}
 	h.driver, err = driver.New(driver.Config{
 		Journal: h.journal, Kernel: h.kernel, Firewall: h.firewall, Kinds: h.kinds(cfg, part),
-		Scope: cfg.Scope, Holders: h.holders, Blind: h.mayNotSweep(blind), OnLook: h.tellLines, Logger: part("driver"),
+		Scope: cfg.Scope, Holders: h.holders, EngineUp: h.engineUp, Blind: h.mayNotSweep(blind), OnLook: h.tellLines, Logger: part("driver"),
 	})
 	if err != nil {
 		return nil, err

@@ -88,6 +88,11 @@ func New(cfg Config) *Endpoints {
 	return &Endpoints{cfg: cfg, log: cfg.Logger}
 }
 
+// Forwards is both families that an open network has.
+func (e *Endpoints) Forwards(n driver.Network) (v4, v6 bool) {
+	return !n.Internal && len(n.IPv4) > 0, !n.Internal && len(n.IPv6) > 0
+}
+
 // Facts tells the firewall of a network and its published ports.
 func (e *Endpoints) Facts(n driver.Network, eps []driver.Endpoint) firewall.Facts {
 	s := e.cfg.Settings(n)

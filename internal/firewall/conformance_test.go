@@ -22,6 +22,7 @@ type firewaller interface {
 	RemovePorts(context.Context, string) error
 	SetUplinks(context.Context, []string) error
 	SetShortcuts(context.Context, Shortcuts) error
+	DropByDefault(context.Context, bool) (bool, error)
 	Repair(context.Context, Facts) ([]string, error)
 	Mend(context.Context) ([]string, error)
 	Watch(context.Context) <-chan struct{}

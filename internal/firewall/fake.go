@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -18,6 +19,8 @@ type Fake struct {
 	// broken is what Break left for Repair and Mend to report.
 	broken []string
 	fail   error
+	// policies counts the calls of DropByDefault by family (false: IPv4).
+	policies map[bool]int
 }
 
 // Fail makes every following call that can fail return this error, until Fail(nil).
@@ -105,6 +108,27 @@ func (f *Fake) RemovePorts(ctx context.Context, endpoint string) error {
 // SetUplinks is that of NFT.
 func (f *Fake) SetUplinks(ctx context.Context, names []string) error {
 	return f.do(ctx, "set uplinks", func(l *ledger) (*step, error) { return l.setUplinks(names) })
+}
+
+// DropByDefault counts that somebody asked for it.
+func (f *Fake) DropByDefault(ctx context.Context, v6 bool) (bool, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := cmp.Or(ctx.Err(), f.fail); err != nil {
+		return false, fmt.Errorf("policy: %w", err)
+	}
+	if f.policies == nil {
+		f.policies = map[bool]int{}
+	}
+	f.policies[v6]++
+	return true, nil
+}
+
+// Policies is how often DropByDefault was asked for a family.
+func (f *Fake) Policies(v6 bool) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.policies[v6]
 }
 
 // SetShortcuts is that of NFT.

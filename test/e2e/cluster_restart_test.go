@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -47,6 +48,9 @@ func TestClusterRestart(t *testing.T) {
 		s.backInTime("boot", time.Since(begin), nil)
 	})
 	c.restarted(subnet)
+	for _, s := range c.sites {
+		s.noRouter("iptables")
+	}
 	// The same without the store: it is not there when the hosts boot.
 	c.storeDown()
 	c.steps("power cut with the store down", func(s *site) {
@@ -60,6 +64,16 @@ func TestClusterRestart(t *testing.T) {
 	c.restarted(subnet)
 	c.clear("re")
 	c.nobodyOwns(subnet)
+}
+
+// noRouter makes sure that the host forwards what is accepted and nothing else, in the family
+// of iptables or ip6tables.
+func (s *site) noRouter(iptables string) {
+	s.Helper()
+	const want = "-P FORWARD DROP"
+	if got := s.sh(iptables + " -S FORWARD | head -1"); strings.TrimSpace(got) != want {
+		s.Errorf("%s: %s -S FORWARD begins with %q, want %q", s.Host.Name, iptables, got, want)
+	}
 }
 
 // keeps makes sure that what happens changes no container's address, and that
