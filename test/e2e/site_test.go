@@ -318,14 +318,16 @@ func (s *site) atLeast(major int) bool {
 }
 
 // hostState is what must be as before when everything of weft's is gone.
-// docker_gwbridge is the engine's own and stays, with an empty table raw.
+// docker_gwbridge is the engine's own and stays, with an empty table raw. The policy of
+// IPv6 stays with forwarding.
 func (s *site) hostState() string {
 	s.Helper()
 	state := s.sh(`ip -o link | sed 's/^[0-9]*: //; s/@.*//; s/:.*//' | grep -v -e docker_gwbridge -e '^veth' | sort
 ip -o addr | awk '{print $2, $3, $4}' | grep -v -e docker_gwbridge -e ' fe80' -e '^veth' | sort
-nft list ruleset 2>/dev/null | grep -v -e '^#' | sed -E 's/counter packets [0-9]+ bytes [0-9]+/counter/' | grep -v docker_gwbridge
+nft list ruleset 2>/dev/null | grep -v -e '^#' | sed -E 's/counter packets [0-9]+ bytes [0-9]+/counter/' | grep -v docker_gwbridge |
+	awk '/^table/ { v6 = $2 == "ip6" } v6 && /hook forward/ { sub("policy (accept|drop)", "policy of IPv6") } { print }'
 iptables-save 2>/dev/null | grep -v -e '^#' -e docker_gwbridge | sed -E 's/ \[[0-9]+:[0-9]+\]//'
-ip6tables-save 2>/dev/null | grep -v -e '^#' -e docker_gwbridge | sed -E 's/ \[[0-9]+:[0-9]+\]//'`)
+ip6tables-save 2>/dev/null | grep -v -e '^#' -e docker_gwbridge | sed -E 's/ \[[0-9]+:[0-9]+\]//; s/^:FORWARD .*/:FORWARD of IPv6/'`)
 	for _, empty := range []string{
 		"table ip raw {\n\tchain PREROUTING {\n\t\ttype filter hook prerouting priority raw; policy accept;\n\t}\n}\n",
 		"*raw\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n",
