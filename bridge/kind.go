@@ -45,7 +45,10 @@ type Kind struct {
 	cfg Config
 }
 
-var _ driver.Kind = (*Kind)(nil)
+var (
+	_ driver.Kind   = (*Kind)(nil)
+	_ driver.Router = (*Kind)(nil)
+)
 
 // New makes the kind.
 func New(cfg Config) *Kind {

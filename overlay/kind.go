@@ -112,6 +112,7 @@ type Kind struct {
 var (
 	_ driver.Kind     = (*Kind)(nil)
 	_ driver.Rebinder = (*Kind)(nil)
+	_ driver.Router   = (*Kind)(nil)
 )
 
 // New makes the kind.
