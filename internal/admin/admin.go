@@ -226,6 +226,13 @@ type StoreStatus struct {
 	WaitsFor []string `json:"waitsFor,omitempty"`
 }
 
+// ClusterNetworks is what `weft network ls` prints.
+type ClusterNetworks struct {
+	Networks []ClusterNetwork `json:"networks"`
+	// Note says why the cluster may have others, and what to look at; empty if these are all.
+	Note string `json:"note,omitempty"`
+}
+
 // ClusterNetwork is one line of `weft network ls`.
 type ClusterNetwork struct {
 	UUID string `json:"uuid"`
