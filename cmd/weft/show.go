@@ -229,7 +229,8 @@ func twiceText(f admin.Foreigner) string {
 func addressText(a admin.Address) string {
 	var notes []string
 	if note := cmp.Or(a.Name, a.Kind); note != "endpoint" {
-		notes = append(notes, note)
+		// What is no container's name, as this host's own, has brackets already.
+		notes = append(notes, strings.TrimSuffix(strings.TrimPrefix(note, "("), ")"))
 	}
 	if a.Leaked {
 		notes = append(notes, "leaked")
