@@ -137,7 +137,7 @@ func (d *Driver) recreate(ctx context.Context, kind Kind, have, want Network) er
 	// Swarm networks come again after a crash of the engine, and their old
 	// endpoints are never deleted.
 	for _, ep := range d.joined(have.ID) {
-		if d.cfg.Kernel.SandboxExists(ep.Sandbox) || d.now().Sub(ep.Created) < settlingTime {
+		if !d.Abandoned(ep) {
 			continue
 		}
 		if err := d.removeEndpoint(ctx, kind, have, ep); err != nil {
@@ -145,6 +145,12 @@ func (d *Driver) recreate(ctx context.Context, kind Kind, have, want Network) er
 		}
 	}
 	return kind.EnsureNetwork(ctx, have)
+}
+
+// Abandoned reports whether the sandbox that has an endpoint is gone: its container ended, and
+// nobody told weft.
+func (d *Driver) Abandoned(ep Endpoint) bool {
+	return ep.Joined && !d.cfg.Kernel.SandboxExists(ep.Sandbox) && d.now().Sub(ep.Created) >= settlingTime
 }
 
 // DeleteNetwork takes a network and all its endpoints away. The engine cannot
