@@ -140,7 +140,7 @@ func (d *Driver) recreate(ctx context.Context, kind Kind, have, want Network) er
 	// Swarm networks come again after a crash of the engine, and their old
 	// endpoints are never deleted.
 	for _, ep := range d.joined(have.ID) {
-		if d.cfg.Kernel.SandboxExists(ep.Sandbox) || d.now().Sub(ep.Created) < settlingTime {
+		if !d.Abandoned(ep) {
 			continue
 		}
 		if err := d.removeEndpoint(ctx, kind, have, ep); err != nil {
@@ -148,6 +148,12 @@ func (d *Driver) recreate(ctx context.Context, kind Kind, have, want Network) er
 		}
 	}
 	return errors.Join(kind.EnsureNetwork(ctx, have), d.forward(ctx, kind, have))
+}
+
+// Abandoned reports whether the sandbox that has an endpoint is gone: its container ended, and
+// nobody told weft.
+func (d *Driver) Abandoned(ep Endpoint) bool {
+	return ep.Joined && !d.cfg.Kernel.SandboxExists(ep.Sandbox) && d.now().Sub(ep.Created) >= settlingTime
 }
 
 // DeleteNetwork takes a network and all its endpoints away. The engine cannot

@@ -293,6 +293,9 @@ func printNames(w io.Writer, s *admin.NamesStatus) {
 
 func namesNotes(s *admin.NamesStatus) string {
 	var out string
+	if s.Gone > 0 {
+		out += fmt.Sprintf("; %d of them gone", s.Gone)
+	}
 	if s.Timed > 0 {
 		out += fmt.Sprintf("; %d go on for up to ten seconds without weft, because the kernel is older than 5.12", s.Timed)
 	}

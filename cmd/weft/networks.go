@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"github.com/weft-net/weft/internal/directory"
 	"github.com/weft-net/weft/internal/engine"
 	"github.com/weft-net/weft/internal/netsync"
+	"github.com/weft-net/weft/internal/ownership"
 )
 
 // removeTime bounds the removal of a network from the store.
@@ -34,7 +36,13 @@ func networkCommand() *cobra.Command {
 }
 
 func networkListCommand() *cobra.Command {
-	return show("ls", "List the networks of the cluster", (*admin.Client).ClusterNetworks, func(w io.Writer, list []admin.ClusterNetwork) {
+	var note string
+	ask := func(c *admin.Client, ctx context.Context) ([]admin.ClusterNetwork, error) {
+		all, err := c.ClusterNetworks(ctx)
+		note = all.Note
+		return all.Networks, err
+	}
+	cmd := show("ls", "List the networks of the cluster", ask, func(w io.Writer, list []admin.ClusterNetwork) {
 		fmt.Fprintln(w, "NAME\tMODE\tVNI\tSUBNETS\tHOSTS\tSTATE HERE")
 		for _, n := range list {
 			vni := "-"
@@ -44,6 +52,13 @@ func networkListCommand() *cobra.Command {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", cmp.Or(n.Name, "-"), n.Mode, vni, words(n.Subnets), cmp.Or(strings.Join(n.Hosts, ", "), "-"), networkState(n))
 		}
 	})
+	// Beside the list, which a program may read.
+	cmd.PostRun = func(cmd *cobra.Command, _ []string) {
+		if note != "" {
+			cmd.PrintErrln("weft:", note)
+		}
+	}
+	return cmd
 }
 
 func networkState(n admin.ClusterNetwork) string {
@@ -78,17 +93,48 @@ func networkRemoveCommand() *cobra.Command {
 	return cmd
 }
 
-func (h *house) clusterNetworks(context.Context) ([]admin.ClusterNetwork, error) {
+func (h *house) clusterNetworks(ctx context.Context) (admin.ClusterNetworks, error) {
 	if h.cluster == nil {
-		return nil, errAlone
+		return admin.ClusterNetworks{}, errAlone
 	}
-	out := []admin.ClusterNetwork{}
+	out := admin.ClusterNetworks{Networks: []admin.ClusterNetwork{}}
+	if err := h.directory.Unread(); err != nil {
+		out.Note = err.Error() + ": these are the networks as it last told them: see `weft store status`"
+		if !h.directory.Synced() {
+			out.Note = err.Error() + ": these are the networks that this host has; which others there are, and who else has these, is not known: see `weft store status`"
+			out.Networks = h.ownNetworks(ctx)
+			return out, nil
+		}
+	}
 	for _, v := range h.sync.Networks() {
 		n := h.clusterNetwork(v.Network)
 		n.State, n.Why = string(v.State), v.Why
-		out = append(out, n)
+		out.Networks = append(out.Networks, n)
 	}
 	return out, nil
+}
+
+// ownNetworks are the networks of the cluster that this host has by its journal.
+func (h *house) ownNetworks(ctx context.Context) []admin.ClusterNetwork {
+	out := []admin.ClusterNetwork{}
+	networks := h.driver.Networks()
+	names := h.networkNames(ctx, networks)
+	for _, n := range networks {
+		if n.Shared == nil {
+			continue
+		}
+		record := directory.Network{UUID: n.Shared.UUID, Name: names[n.ID], Mode: n.Mode, VNI: n.Shared.VNI, Subnets: []netip.Prefix{}, Hosts: []ownership.Host{h.cluster.Me()}}
+		for _, s := range n.Subnets() {
+			record.Subnets = append(record.Subnets, s.Pool)
+		}
+		one := h.clusterNetwork(record)
+		one.State = string(netsync.Present)
+		out = append(out, one)
+	}
+	slices.SortFunc(out, func(a, b admin.ClusterNetwork) int {
+		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.UUID, b.UUID))
+	})
+	return out
 }
 
 func (h *house) clusterNetwork(n directory.Network) admin.ClusterNetwork {

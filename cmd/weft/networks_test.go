@@ -29,7 +29,9 @@ func TestNetworkState(t *testing.T) {
 func TestClusterNetworks(t *testing.T) {
 	list := []admin.ClusterNetwork{{Name: "wide", Mode: "overlay", VNI: 4097, Hosts: []string{"h1"}}, {Name: "lan", Mode: "macvlan", Hosts: []string{"h1"}}}
 	socket := serveAdmin(t, admin.Source{
-		ClusterNetworks: func(context.Context) ([]admin.ClusterNetwork, error) { return list, nil },
+		ClusterNetworks: func(context.Context) (admin.ClusterNetworks, error) {
+			return admin.ClusterNetworks{Networks: list}, nil
+		},
 		RemoveNetwork: func(_ context.Context, r admin.NetworkRemoval) (admin.ClusterNetwork, error) {
 			return list[map[string]int{"lan": 1}[r.Name]], nil
 		},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/weft-net/weft/driver"
 	"github.com/weft-net/weft/internal/config"
+	"github.com/weft-net/weft/internal/journal"
 	"github.com/weft-net/weft/internal/testmain"
 	"github.com/weft-net/weft/ipam"
 	"github.com/weft-net/weft/plugin"
@@ -52,19 +54,39 @@ func recording(t *testing.T, path string) []recorded {
 	return out
 }
 
-// startHouse serves the whole driver on a socket, on real kernel state.
-func startHouse(t *testing.T) *http.Client {
+// openHouse makes the whole driver of what the journal of an earlier run has, on real kernel
+// state and with its files in dir, until the test ends.
+func openHouse(t *testing.T, cfg config.Config, dir string, had ...journal.Op) *house {
 	t.Helper()
-	dir := t.TempDir()
-	flags := serveFlags{journal: filepath.Join(dir, "j"), engine: filepath.Join(dir, "none"), socket: filepath.Join(dir, "s"), bus: "unix:path=" + filepath.Join(dir, "none")}
-	h, err := open(t.Context(), config.Config{Scope: "local"}, flags, slog.New(slog.DiscardHandler))
+	flags := serveFlags{journal: filepath.Join(dir, "j"), engine: filepath.Join(dir, "engine"), socket: filepath.Join(dir, "s"), bus: "unix:path=" + filepath.Join(dir, "none")}
+	j, err := journal.Open(flags.journal)
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := errors.Join(j.Commit(t.Context(), had...), j.Close()); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Scope = "local"
+	h, err := open(t.Context(), cfg, flags, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(h.reset(context.Background()), h.close()); err != nil {
+			t.Error(err)
+		}
+	})
 	if err := h.driver.Restore(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	l, err := plugin.Listen(t.Context(), flags.socket)
+	return h
+}
+
+// startHouse serves the whole driver on a socket, on real kernel state.
+func startHouse(t *testing.T) *http.Client {
+	t.Helper()
+	h := openHouse(t, config.Config{}, t.TempDir())
+	l, err := plugin.Listen(t.Context(), h.flags.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,16 +99,10 @@ func startHouse(t *testing.T) *http.Client {
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		if err := h.reset(context.Background()); err != nil {
-			t.Error(err)
-		}
-		if err := h.close(); err != nil {
-			t.Error(err)
-		}
 	})
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
-		return d.DialContext(ctx, "unix", flags.socket)
+		return d.DialContext(ctx, "unix", h.flags.socket)
 	}
 	return &http.Client{Transport: &http.Transport{DialContext: dial}}
 }

@@ -85,7 +85,7 @@ func statusCommand() *cobra.Command {
 			fmt.Fprintf(w, "TROUBLE:\t%s\n", text)
 		}
 		fmt.Fprintf(w, "Networks:\t%d\n", s.Networks)
-		fmt.Fprintf(w, "Endpoints:\t%d (%d in a container)\n", s.Endpoints, s.Joined)
+		fmt.Fprintf(w, "Endpoints:\t%d (%s)\n", s.Endpoints, endpointsText(s))
 		if s.Foreigners > 0 {
 			fmt.Fprintf(w, "Foreign addresses:\t%s, see weft ipam\n", foreignersText(s))
 		}
@@ -201,6 +201,15 @@ func ipamCommand() *cobra.Command {
 	})
 }
 
+// endpointsText says where they are.
+func endpointsText(s admin.Status) string {
+	text := fmt.Sprintf("%d in a container", s.Joined)
+	if s.Gone > 0 {
+		text += fmt.Sprintf(", %d whose container is gone: freed some minutes after the engine forgot them", s.Gone)
+	}
+	return text
+}
+
 // foreignersText counts them.
 func foreignersText(s admin.Status) string {
 	if s.Own > 0 {
@@ -229,7 +238,8 @@ func twiceText(f admin.Foreigner) string {
 func addressText(a admin.Address) string {
 	var notes []string
 	if note := cmp.Or(a.Name, a.Kind); note != "endpoint" {
-		notes = append(notes, note)
+		// What is no container's name, as this host's own, has brackets already.
+		notes = append(notes, strings.TrimSuffix(strings.TrimPrefix(note, "("), ")"))
 	}
 	if a.Leaked {
 		notes = append(notes, "leaked")

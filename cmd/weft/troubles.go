@@ -13,7 +13,7 @@ import (
 	"github.com/weft-net/weft/internal/engine"
 )
 
-// listTime bounds how long the status waits for the names of networks.
+// listTime bounds how long a command waits for the names of networks.
 const listTime = time.Second
 
 // troubles are what only a person can mend, one sentence each.
@@ -50,6 +50,12 @@ func (h *house) networkTroubles(ctx context.Context) []string {
 	if len(found) == 0 {
 		return nil
 	}
+	return troubleTexts(found, h.networkNames(ctx, h.driver.Networks()))
+}
+
+// networkNames are the names of this host's networks by id, as far as the engine or the cluster
+// tells them now.
+func (h *house) networkNames(ctx context.Context, networks []driver.Network) map[string]string {
 	ctx, cancel := context.WithTimeout(ctx, listTime)
 	defer cancel()
 	listed, err := h.engine.Networks(ctx)
@@ -60,7 +66,7 @@ func (h *house) networkTroubles(ctx context.Context) []string {
 	if h.directory != nil {
 		record = h.directory.Network
 	}
-	return troubleTexts(found, networkNames(h.driver.Networks(), listed, record))
+	return networkNames(networks, listed, record)
 }
 
 // networkNames are the names of networks by id, as far as the engine lists them or they are

@@ -53,16 +53,38 @@ func (h *house) status(ctx context.Context) (admin.Status, error) {
 	if h.cluster != nil {
 		st.Troubles = slices.Concat(st.Troubles, h.directory.Troubles(), h.namesync.Troubles())
 	}
-	for _, ep := range h.driver.Endpoints("") {
-		st.Endpoints++
-		if ep.Joined {
-			st.Joined++
-		}
-	}
+	h.countEndpoints(&st)
 	stats := h.driver.Stats()
 	st.Reconcile.Runs, st.Reconcile.Repairs, st.Reconcile.Collected = stats.Runs, stats.Repairs, stats.Collected
 	st.Reconcile.LastError = stats.LastError
 	return st, nil
+}
+
+// countEndpoints is what the status says of endpoints, and of those among them in which names
+// should be answered.
+func (h *house) countEndpoints(st *admin.Status) {
+	blind := len(h.blindness()) > 0 // then all sandboxes look as if they were gone
+	shared := map[string]bool{}
+	for _, n := range h.driver.Networks() {
+		shared[n.ID] = n.Shared != nil
+	}
+	nameless := map[string]bool{} // by sandbox, which may be on several networks
+	for _, ep := range h.driver.Endpoints("") {
+		st.Endpoints++
+		switch {
+		case !ep.Joined:
+		case !blind && h.driver.Abandoned(ep):
+			st.Gone++
+			if shared[ep.Network] {
+				nameless[ep.Sandbox] = true
+			}
+		default:
+			st.Joined++
+		}
+	}
+	if st.Names != nil && st.Names.On {
+		st.Names.Gone = len(nameless)
+	}
 }
 
 func (h *house) networks(context.Context) ([]admin.Network, error) {

@@ -54,9 +54,11 @@ type Status struct {
 	// Clashes say which addresses of hosts are not one host's alone, and what to do.
 	Clashes  []string `json:"clashes,omitempty"`
 	Networks int      `json:"networks"`
-	// Endpoints counts all, Joined those in a sandbox.
+	// Endpoints counts all, Joined those in a sandbox, and Gone those of which the sandbox
+	// has gone: they are freed some minutes after the engine forgot them.
 	Endpoints int `json:"endpoints"`
 	Joined    int `json:"joined"`
+	Gone      int `json:"gone,omitempty"`
 	Reconcile struct {
 		Runs      uint64 `json:"runs"`
 		Repairs   uint64 `json:"repairs"`
@@ -226,6 +228,13 @@ type StoreStatus struct {
 	WaitsFor []string `json:"waitsFor,omitempty"`
 }
 
+// ClusterNetworks is what `weft network ls` prints.
+type ClusterNetworks struct {
+	Networks []ClusterNetwork `json:"networks"`
+	// Note says why the cluster may have others, and what to look at; empty if these are all.
+	Note string `json:"note,omitempty"`
+}
+
 // ClusterNetwork is one line of `weft network ls`.
 type ClusterNetwork struct {
 	UUID string `json:"uuid"`
@@ -255,6 +264,8 @@ type NamesStatus struct {
 	Attended int `json:"attended"`
 	Serving  int `json:"serving"`
 	Timed    int `json:"timed,omitempty"`
+	// Gone counts those of Attended whose sandbox has gone.
+	Gone int `json:"gone,omitempty"`
 	// Dropped counts questions that were one too many for their container; in DroppedMost
 	// there were most of them.
 	Dropped     uint64 `json:"dropped,omitempty"`

@@ -110,8 +110,8 @@ func (c *Client) RemoveHost(ctx context.Context, req HostRemoval) (cluster.HostV
 }
 
 // ClusterNetworks lists the networks of the cluster by name.
-func (c *Client) ClusterNetworks(ctx context.Context) ([]ClusterNetwork, error) {
-	return call[[]ClusterNetwork](ctx, c, http.MethodGet, "/cluster/networks")
+func (c *Client) ClusterNetworks(ctx context.Context) (ClusterNetworks, error) {
+	return call[ClusterNetworks](ctx, c, http.MethodGet, "/cluster/networks")
 }
 
 // RemoveNetwork removes a network from all hosts.

@@ -29,7 +29,7 @@ type Source struct {
 	Store      func(ctx context.Context) (StoreStatus, error)
 	Recover    func(ctx context.Context) (StoreStatus, error)
 	// ClusterNetworks, Names and RemoveNetwork are about the cluster, too.
-	ClusterNetworks func(ctx context.Context) ([]ClusterNetwork, error)
+	ClusterNetworks func(ctx context.Context) (ClusterNetworks, error)
 	Names           func(ctx context.Context) ([]Name, error)
 	RemoveNetwork   func(ctx context.Context, req NetworkRemoval) (ClusterNetwork, error)
 	// Reset removes everything that weft made on this host.

@@ -57,7 +57,8 @@ func (c *Cluster) Addresses() []netip.Addr {
 	return out
 }
 
-// Hosts returns all hosts that the store knew when it was last seen, by name.
+// Hosts returns all hosts that the store knew when it was last seen, those that the journal
+// knows, and this one, by name.
 func (c *Cluster) Hosts() []HostView {
 	stale := !c.Up()
 	c.mu.Lock()
@@ -81,27 +82,28 @@ func (c *Cluster) Hosts() []HostView {
 		out = append(out, HostView{ID: id, Name: cmp.Or(h.Name, self.Name, c.id.Names[id]), Address: h.Address, Port: h.Port, Routes: slices.Clone(h.Routes),
 			Connected: alive, Stale: stale, Removed: self.Removed, Me: id == c.id.ID, Note: note})
 	}
-	out = append(out, c.forgotten()...)
+	out = append(out, c.forgotten(stale)...)
 	slices.SortFunc(out, func(a, b HostView) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
 	return out
 }
 
-// forgotten are the hosts that the journal knows, or a recovery waits for, and of which
-// the store has no record: it was wiped, or is of before they came. The caller holds mu.
-func (c *Cluster) forgotten() []HostView {
+// forgotten are the hosts that the journal knows, this one among them, or a recovery waits
+// for, and of which the store has no record: it was wiped, is of before they came, or was not
+// seen yet. The caller holds mu.
+func (c *Cluster) forgotten(stale bool) []HostView {
 	rec, err := decode[Record](c.sightSeen.Cluster)
 	if err != nil {
 		rec = Record{}
 	}
-	ids := slices.Concat(c.id.Known, rec.Waits)
+	ids := slices.Concat(c.id.Known, rec.Waits, []ownership.Host{c.id.ID})
 	slices.Sort(ids)
 	var out []HostView
 	for _, id := range slices.Compact(ids) {
-		if _, known := c.selves[prefixSelf+string(id)]; known || id == c.id.ID || slices.Contains(c.id.Removed, id) {
+		if _, known := c.selves[prefixSelf+string(id)]; known || slices.Contains(c.id.Removed, id) {
 			continue
 		}
 		_, alive := c.alive[prefixAlive+string(id)]
-		out = append(out, HostView{ID: id, Name: c.id.Names[id], Connected: alive})
+		out = append(out, HostView{ID: id, Name: c.named(string(id)), Connected: alive, Stale: stale, Me: id == c.id.ID})
 	}
 	return out
 }
@@ -191,11 +193,12 @@ type Removal struct {
 // host; if it is said to be powered off, only for one that is both. It may be
 // repeated, and takes up to three seconds.
 func (c *Cluster) RemoveHost(ctx context.Context, r Removal) (HostView, error) {
+	// First, because a host that is not known here may be one that the store has not told of.
+	if err := c.refuse(Member, Recovering, Waiting); err != nil {
+		return HostView{}, err
+	}
 	h, err := c.find(r.Name)
 	if err != nil {
-		return h, err
-	}
-	if err := c.refuse(Member, Recovering, Waiting); err != nil {
 		return h, err
 	}
 	if h.Me {

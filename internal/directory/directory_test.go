@@ -210,6 +210,35 @@ func TestStoreDown(t *testing.T) {
 	b.Until("b sees e2 only", func() bool { return b.lines(n.UUID) == "e2 10.1.0.4 at 192.0.2.1" })
 }
 
+// TestFindWithoutStore: a network is unknown only if the store said so.
+func TestFindWithoutStore(t *testing.T) {
+	fake := store.NewFake()
+	dir := t.TempDir()
+	s := fake.Peer()
+	a := newHost(t, "h1", s, dir)
+	n := a.found(network("demo"))
+	finds := func(name string, want error, words string) {
+		t.Helper()
+		_, err := a.Find(name)
+		if !errors.Is(err, want) || err != nil && !strings.Contains(err.Error(), words) {
+			t.Errorf("find %q: %v, want %v with %q", name, err, want, words)
+		}
+	}
+	a.Until("the names were seen", func() bool { return a.Unread() == nil })
+	finds("demo", nil, "")
+	finds("other", directory.ErrUnknown, "see `weft network ls`")
+	s.SetDown(true)
+	finds("demo", nil, "")
+	finds("other", directory.ErrNoStore, `network "other" cannot be looked up: the store does not answer: see `+"`weft store status`")
+	a.Stop()
+	a = startHost(t, "h1", s, dir, &clock{}, n)
+	finds("demo", directory.ErrNoStore, `network "demo" cannot be looked up: the store has not answered since weft started: see `+"`weft store status`")
+	finds(n.UUID, directory.ErrNoStore, "cannot be looked up")
+	s.SetDown(false)
+	a.Until("the store is back", func() bool { return a.Unread() == nil })
+	finds("demo", nil, "")
+}
+
 // TestLateWrites: what was lost, came late or is of an earlier run is put right.
 func TestLateWrites(t *testing.T) {
 	fake := store.NewFake()

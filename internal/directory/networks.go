@@ -334,7 +334,7 @@ func (d *Directory) hostName(id ownership.Host) string {
 }
 
 // Find returns the network of a name or UUID; a name is that of a network that was not
-// removed.
+// removed. [ErrNoStore] says that the store may know of one that this host does not.
 func (d *Directory) Find(text string) (Network, error) {
 	if n, ok := d.Named(text); ok {
 		return n, nil
@@ -343,5 +343,26 @@ func (d *Directory) Find(text string) (Network, error) {
 	if i := slices.IndexFunc(all, func(n Network) bool { return n.UUID == text }); i >= 0 {
 		return all[i], nil
 	}
+	if err := d.Unread(); err != nil {
+		return Network{}, fmt.Errorf("%w: network %q cannot be looked up: %w: see `weft store status`", ErrNoStore, text, err)
+	}
 	return Network{}, fmt.Errorf("%w: %q: see `weft network ls`", ErrUnknown, text)
+}
+
+// Unread says why networks and their names may be others than this host knows; nil if they
+// are what the store says now.
+func (d *Directory) Unread() error {
+	up := d.cfg.Cluster.Up()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch seen := d.synced && d.listed; {
+	case seen && up:
+		return nil
+	case seen:
+		return errors.New("the store does not answer")
+	case up:
+		return errors.New("the store was not read since weft started")
+	default:
+		return errors.New("the store has not answered since weft started")
+	}
 }
