@@ -333,12 +333,15 @@ func (c *cluster) macvlanEqual(s *site) {
 	s.run("apart", "--network", apart, "--ip", used)
 	// The gateway is a router of the line's, which engines from 28 on need not reserve.
 	const router = "10.78.0.1"
-	if s.atLeast(28) {
+	switch {
+	case used == router: // on a cluster of such engines alone; apart has it
+	case s.atLeast(28):
 		s.run("router", "--network", apart, "--ip", router)
-	} else {
+		s.docker("rm", "-f", "router")
+	default:
 		s.refuse([]string{router, "in use"}, "run", "--name", "router", "--network", apart, "--ip", router, lab.Image, "true")
+		s.docker("rm", "-f", "router")
 	}
-	s.docker("rm", "-f", "router")
 	s.macvlanEnd("apart", apart)
 	s.sh("ip link delete " + second)
 }
