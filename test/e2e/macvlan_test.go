@@ -385,6 +385,14 @@ func (s *site) macvlanRefusals() {
 		}
 		s.refuse([]string{words}, append(append([]string{"network", "create", "-d", plugin, "--ipam-driver", plugin, "-o", "mode=macvlan"}, args...), "bad")...)
 	}
+	for who, mac := range map[string]string{
+		"the container of endpoint": s.inspect("lan-"+s.Host.Name, "{{.NetworkSettings.Networks.lan.MacAddress}}"),
+		"the parent itself":         strings.TrimSpace(s.sh("cat /sys/class/net/eth0/address")),
+	} {
+		s.refuse([]string{"MAC address " + mac + " is taken on eth0: " + who, "choose another --mac-address"},
+			"run", "-d", "--name", "twin", "--network", "lan", "--mac-address", mac, lab.Image, "true")
+		s.docker("rm", "-f", "twin")
+	}
 	if err := same(before, s.hostState()); err != nil {
 		s.Error(err)
 	}
