@@ -34,6 +34,7 @@ type moving struct {
 // the MAC address is, and neighbours who has the address now.
 func (k *Kind) joined(n driver.Network, ep driver.Endpoint, mac net.HardwareAddr) {
 	k.publish(n, ep)
+	k.sit(ep, "")
 	k.mu.Lock()
 	delete(k.lost, ep.ID)
 	delete(k.apart, ep.ID)
@@ -68,6 +69,7 @@ func (k *Kind) left(n driver.Network, ep driver.Endpoint) {
 	delete(k.lost, ep.ID)
 	delete(k.apart, ep.ID)
 	delete(k.moving, ep.ID)
+	delete(k.seats, ep.ID)
 }
 
 // Run announces what the engine has moved, and deletes what has left its sandbox, until

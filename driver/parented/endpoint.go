@@ -69,8 +69,10 @@ func (k *Kind) Join(ctx context.Context, n driver.Network, ep driver.Endpoint) (
 		answer.SrcName, answer.DstPrefix = ep.PeerLink, s.prefix
 	}
 	build := func() error {
-		err := k.admit(ctx, n, ep)
-		switch {
+		if err := k.checkMAC(n, ep); err != nil {
+			return err
+		}
+		switch err := k.admit(ctx, n, ep); {
 		case err != nil:
 			return err
 		case ep.Attach == driver.AttachDocker:
@@ -85,6 +87,7 @@ func (k *Kind) Join(ctx context.Context, n driver.Network, ep driver.Endpoint) (
 		}
 	}
 	if err != nil {
+		k.rise(ep)
 		return ep, answer, errors.Join(k.explain(err, n), k.expel(n, ep))
 	}
 	k.joined(n, ep, child.MAC)
@@ -271,6 +274,7 @@ func (k *Kind) takeBack(ep driver.Endpoint) error {
 func (k *Kind) Restore(_ context.Context, n driver.Network, ep driver.Endpoint) error {
 	k.attend(n)
 	if ep.Joined {
+		k.sit(ep, "")
 		k.publish(n, ep)
 	}
 	if ep.Joined && n.Access != nil {

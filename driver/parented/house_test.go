@@ -63,6 +63,11 @@ func (k teller) TryChild(c kernel.Child) error {
 	return k.Fake.TryChild(c)
 }
 
+func (k teller) AddChild(c kernel.Child) error {
+	k.tell("AddChild")
+	return k.Fake.AddChild(c)
+}
+
 func (k teller) EnsureVLAN(v kernel.VLAN) (made bool, err error) {
 	k.tell("EnsureVLAN")
 	return k.Fake.EnsureVLAN(v)

@@ -344,6 +344,8 @@ func (k *Kind) Troubles(a driver.Actual, n driver.Network, eps []driver.Endpoint
 			out = append(out, gone(a, n))
 		case !l.Up:
 			out = append(out, fmt.Sprintf("its parent %s is down: ip link set %s up", n.Parent, n.Parent))
+		case !l.Carrier && l.Kind == "bridge":
+			out = append(out, fmt.Sprintf("its parent %s is a bridge in which no device is up with a carrier: see `bridge link`, or put one into it", n.Parent))
 		case !l.Carrier:
 			out = append(out, fmt.Sprintf("its parent %s has no carrier: look at the cable", n.Parent))
 		}

@@ -127,6 +127,8 @@ type Kind struct {
 	apart map[string]int
 	// moving are endpoints whose device the engine is about to move; by id.
 	moving map[string]moving
+	// seats are the joined endpoints with MAC addresses of their own; by id.
+	seats map[string]seat
 	// ended says that Run has: whoever comes later deletes by itself.
 	ended bool
 	// finish deletes devices that were taken out of service.
@@ -154,7 +156,7 @@ func New(cfg Config, sort Sort) *Kind {
 		cfg.DirectSafe = func() (bool, string) { return false, "nothing is known of the engine" }
 	}
 	return &Kind{cfg: cfg, sort: sort, log: cfg.Logger, wake: make(chan struct{}, 1),
-		off: map[string]bool{}, lost: map[string]bool{}, apart: map[string]int{}, moving: map[string]moving{}, attended: map[string]bool{}, access: newAccesses()}
+		off: map[string]bool{}, lost: map[string]bool{}, apart: map[string]int{}, moving: map[string]moving{}, seats: map[string]seat{}, attended: map[string]bool{}, access: newAccesses()}
 }
 
 // SkipGateway says that no gateway has to be reserved: it is a router of the line's, and

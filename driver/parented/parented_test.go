@@ -471,6 +471,8 @@ func TestParents(t *testing.T) {
 	trouble("b", "its parent eth1 is down: ip link set eth1 up")
 	h.kernel.AddDevice(kernel.Link{Name: "eth1", Up: true, MAC: kernel.MAC{2, 0, 0, 0, 0, 2}})
 	trouble("b", "its parent eth1 has no carrier")
+	h.kernel.AddDevice(kernel.Link{Name: "eth1", Kind: "bridge", Up: true, MAC: kernel.MAC{2, 0, 0, 0, 0, 2}})
+	trouble("b", "its parent eth1 is a bridge in which no device is up")
 	h.kernel.AddDevice(kernel.Link{Name: "eth1", Up: true, Carrier: true, MAC: kernel.MAC{2, 0, 0, 0, 0, 2}})
 	h.must(h.Leave(t.Context(), id("b"), id("c")))
 	trouble("b", "")

@@ -42,7 +42,8 @@ type Station struct {
 // a wrong one (RFC 5227, RFC 4862). It returns those who answered, said so by themselves, or
 // asked like this for one: but nobody who does so with the same mark. The addresses for which
 // the host itself answers there are among them, but for those that weft gave it, and
-// containers on the device are not: they do not hear what the host says. It ends early when
+// containers on the device are not: they do not hear what the host says. What another card of
+// the host's says that is on the same line is said by the host itself. It ends early when
 // everybody has answered.
 //
 // It is ErrNotFound or [ErrLineDown] if nobody can be asked. Whoever was heard before an
@@ -57,10 +58,14 @@ func (h *Host) Probe(ctx context.Context, device, mark string, addrs []netip.Add
 	if err != nil {
 		return nil, err
 	}
-	if found, err = h.ownAddresses(l, addrs); err != nil {
+	found, own, err := h.ownAddresses(l, addrs)
+	if err != nil {
 		return nil, err
 	}
-	p := prober{link: l, found: found, open: map[netip.Addr]bool{}, mark: probeMark(mark)}
+	p := prober{link: l, found: found, own: own, open: map[netip.Addr]bool{}, mark: probeMark(mark)}
+	if p.cards, err = h.ownMACs(); err != nil {
+		return nil, err
+	}
 	for _, a := range addrs {
 		_, own := found[a]
 		p.open[a] = !own
@@ -101,11 +106,12 @@ func (h *Host) lineOf(device string) (Link, error) {
 // ownAddresses are those for which the host itself answers on a line, which would not hear
 // its own question: what it has by the device, by one that somebody put beside the
 // containers', and of IPv4 by any other, unless arp_ignore says otherwise. Devices of weft's
-// beside the containers' have addresses that weft gave them.
-func (h *Host) ownAddresses(line Link, of []netip.Addr) (map[netip.Addr]Station, error) {
+// beside the containers' have addresses that weft gave them. devices are those by which the host
+// has the others that weft did not give it there, whether it answers for them or not.
+func (h *Host) ownAddresses(line Link, of []netip.Addr) (answers map[netip.Addr]Station, devices map[netip.Addr]string, err error) {
 	all, err := dump(func() ([]netlink.Addr, error) { return h.nl.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
+		return nil, nil, fmt.Errorf("list addresses: %w", err)
 	}
 	own := make(map[netip.Addr][]netlink.Addr) // several devices may have one address
 	for _, a := range all {
@@ -114,9 +120,9 @@ func (h *Host) ownAddresses(line Link, of []netip.Addr) (map[netip.Addr]Station,
 	}
 	told, err := h.toldByARP(line)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	out := make(map[netip.Addr]Station)
+	answers, devices = make(map[netip.Addr]Station), make(map[netip.Addr]string)
 	for _, a := range of {
 		for _, has := range own[a] {
 			link, err := h.nl.LinkByIndex(has.LinkIndex)
@@ -126,12 +132,31 @@ func (h *Host) ownAddresses(line Link, of []netip.Addr) (map[netip.Addr]Station,
 			l := toLink(link)
 			beside := l.Parent == line.Index && l.VLAN == 0
 			ours := l.Group == Group || l.Group == DoomedGroup
+			if !beside || !ours {
+				devices[a] = l.Name
+			}
 			switch {
 			case l.Index == line.Index, beside && !ours:
-				out[a] = Station{MAC: l.MAC[:], Own: l.Name}
-			case !beside && a.Is4() && told(has) && out[a].Own == "":
-				out[a] = Station{MAC: line.MAC[:], Own: l.Name}
+				answers[a] = Station{MAC: l.MAC[:], Own: l.Name}
+			case !beside && a.Is4() && told(has) && answers[a].Own == "":
+				answers[a] = Station{MAC: line.MAC[:], Own: l.Name}
 			}
+		}
+	}
+	return answers, devices, nil
+}
+
+// ownMACs are those of this host's devices, but for what the protocols of virtual routers use
+// (RFC 5798): who waits to take over has that too, and another machine answers by it.
+func (h *Host) ownMACs() (map[MAC]bool, error) {
+	links, err := h.Links()
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[MAC]bool)
+	for _, l := range links {
+		if !bytes.HasPrefix(l.MAC[:], []byte{0, 0, 0x5e, 0}) {
+			out[l.MAC] = true
 		}
 	}
 	return out, nil
@@ -171,6 +196,10 @@ type prober struct {
 	mark  [6]byte
 	found map[netip.Addr]Station
 	open  map[netip.Addr]bool // whether nobody answered yet
+	// cards are the MAC addresses of the host's own devices, own those by which it has
+	// addresses that weft did not give it.
+	cards map[MAC]bool
+	own   map[netip.Addr]string
 	// socket's descriptor is fd.
 	socket *os.File
 	fd     int
@@ -297,11 +326,22 @@ func (p *prober) hear(ctx context.Context, until time.Time) error {
 			continue // a mirror
 		}
 		for _, c := range claims(buf[:n], p.mark) {
-			if p.open[c.addr] {
-				p.open[c.addr], p.found[c.addr] = false, Station{MAC: c.mac}
+			if who, counts := p.who(c); counts && p.open[c.addr] {
+				p.open[c.addr], p.found[c.addr] = false, who
 			}
 		}
 	}
+}
+
+// who is whoever claims an address. A card of the host's that is on the same line claims for the
+// host, which may have no address but those that weft gave it: then somebody else may still
+// answer.
+func (p *prober) who(c claim) (who Station, counts bool) {
+	if !p.cards[MAC(c.mac)] {
+		return Station{MAC: c.mac}, true
+	}
+	device := p.own[c.addr]
+	return Station{MAC: c.mac, Own: device}, device != ""
 }
 
 // next reads a frame. After the deadline it still returns what came before: this process may

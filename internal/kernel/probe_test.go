@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -166,6 +167,44 @@ func TestProbeIgnore(t *testing.T) {
 	s.ignoreARP("3", "all") // the larger one counts
 	s.asks(map[string]string{}, "10.9.0.7")
 	s.heard()
+}
+
+// TestProbeTwoCards: what another card of the host's says on the same line is the host's word: of
+// what weft gave the host it says nothing, and a machine that has that too is heard. The MAC
+// address of a virtual router is no card's.
+func TestProbeTwoCards(t *testing.T) {
+	kerneltest.Needs(t, "macvlan")
+	s := newSegment(t)
+	router := kerneltest.Namespace(t)
+	s.run("", "ip", "link", "add", "f0", "address", "02:00:00:00:00:0f", "type", "veth", "peer", "name", "f1", "netns", s.machine)
+	s.run(router, "ip", "link", "add", "r0", "address", "00:00:5e:00:01:07", "type", "veth", "peer", "name", "r1", "netns", s.machine)
+	s.run("", "ip", "link", "add", "vrrp", "address", "00:00:5e:00:01:07", "type", "bridge")
+	s.run(s.machine, "ip", "link", "add", "switch", "address", "02:00:00:00:00:0e", "type", "bridge")
+	for _, port := range []string{"e1", "f1", "r1"} {
+		s.run(s.machine, "ip", "link", "set", port, "up", "master", "switch")
+	}
+	s.run(s.machine, "ip", "link", "set", "switch", "up")
+	s.run(router, "ip", "link", "set", "r0", "up")
+	s.run("", "ip", "link", "set", "f0", "up")
+	s.run("", "ip", "link", "add", "link", "e0", "name", "wh-0", "group", fmt.Sprint(kernel.Group), "type", "macvlan", "mode", "bridge")
+	for _, has := range []struct{ ns, device, addr string }{
+		{"", "f0", "10.9.0.7/24"}, {"", "f0", "fd09::7/64"}, {"", "wh-0", "10.9.0.6/32"}, {"", "wh-0", "10.9.0.5/32"},
+		{s.machine, "switch", "10.9.0.5/24"}, {router, "r0", "10.9.0.8/24"},
+	} {
+		command := []string{"ip", "addr", "add", has.addr, "dev", has.device}
+		if strings.Contains(has.addr, ":") {
+			command = append(command, "nodad")
+		}
+		s.run(has.ns, command...)
+	}
+	s.run("", "ip", "link", "set", "wh-0", "up")
+	list := []string{"10.9.0.5", "10.9.0.6", "10.9.0.7", "10.9.0.8", "10.9.0.9", "fd09::7"}
+	const card = "02:00:00:00:00:0f on f0"
+	want := map[string]string{"10.9.0.5": "02:00:00:00:00:0e", "10.9.0.7": "02:00:00:00:00:0a on f0", "10.9.0.8": "00:00:5e:00:01:07", "fd09::7": card}
+	s.asks(want, list...)
+	want["10.9.0.7"] = card // the parent does not answer for it any more, and the card itself does
+	s.ignoreARP("1", "e0")
+	s.asks(want, list...)
 }
 
 // ignoreARP says of which addresses the host's devices tell, as the kernel counts them.

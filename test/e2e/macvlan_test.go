@@ -333,12 +333,15 @@ func (c *cluster) macvlanEqual(s *site) {
 	s.run("apart", "--network", apart, "--ip", used)
 	// The gateway is a router of the line's, which engines from 28 on need not reserve.
 	const router = "10.78.0.1"
-	if s.atLeast(28) {
+	switch {
+	case used == router: // on a cluster of such engines alone; apart has it
+	case s.atLeast(28):
 		s.run("router", "--network", apart, "--ip", router)
-	} else {
+		s.docker("rm", "-f", "router")
+	default:
 		s.refuse([]string{router, "in use"}, "run", "--name", "router", "--network", apart, "--ip", router, lab.Image, "true")
+		s.docker("rm", "-f", "router")
 	}
-	s.docker("rm", "-f", "router")
 	s.macvlanEnd("apart", apart)
 	s.sh("ip link delete " + second)
 }
@@ -381,6 +384,14 @@ func (s *site) macvlanRefusals() {
 			args = append(args, "--subnet", "10.82.0.0/24")
 		}
 		s.refuse([]string{words}, append(append([]string{"network", "create", "-d", plugin, "--ipam-driver", plugin, "-o", "mode=macvlan"}, args...), "bad")...)
+	}
+	for who, mac := range map[string]string{
+		"the container of endpoint": s.inspect("lan-"+s.Host.Name, "{{.NetworkSettings.Networks.lan.MacAddress}}"),
+		"the parent itself":         strings.TrimSpace(s.sh("cat /sys/class/net/eth0/address")),
+	} {
+		s.refuse([]string{"MAC address " + mac + " is taken on eth0: " + who, "choose another --mac-address"},
+			"run", "-d", "--name", "twin", "--network", "lan", "--mac-address", mac, lab.Image, "true")
+		s.docker("rm", "-f", "twin")
 	}
 	if err := same(before, s.hostState()); err != nil {
 		s.Error(err)
