@@ -155,13 +155,7 @@ func (m *IPAM) awaitRoom(ctx context.Context, key bookKey) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for sh := m.givenUp(key); sh != nil && ctx.Err() == nil; sh = m.givenUp(key) {
-		changed := sh.changed
-		m.mu.Unlock()
-		select {
-		case <-ctx.Done():
-		case <-changed:
-		}
-		m.mu.Lock()
+		m.awaitNews(ctx, sh)
 	}
 	return m.overlap(key)
 }
@@ -188,13 +182,7 @@ func (m *IPAM) keepShare(ctx context.Context, key bookKey) (*share, error) {
 	}
 	sh.joining++
 	for sh.leaving {
-		changed := sh.changed
-		m.mu.Unlock()
-		select {
-		case <-ctx.Done():
-		case <-changed:
-		}
-		m.mu.Lock()
+		m.awaitNews(ctx, sh)
 		if err := ctx.Err(); err != nil {
 			return sh, fmt.Errorf("an earlier network on the subnet is still being given up: %w", err)
 		}
@@ -204,6 +192,18 @@ func (m *IPAM) keepShare(ctx context.Context, key bookKey) (*share, error) {
 	}
 	sh.joining--
 	return nil, nil
+}
+
+// awaitNews waits for a change of a share, or the end of ctx. The caller holds mu, which others
+// have meanwhile.
+func (m *IPAM) awaitNews(ctx context.Context, sh *share) {
+	changed := sh.changed
+	m.mu.Unlock()
+	defer m.mu.Lock()
+	select {
+	case <-ctx.Done():
+	case <-changed:
+	}
 }
 
 // chooseShared chooses a subnet that no pool of the cluster, no pool of this host
