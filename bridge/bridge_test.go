@@ -767,7 +767,12 @@ func TestForwarding(t *testing.T) {
 	h.must(err)
 
 	h.setForwarding("0") // a boot
+	_, err = h.kernel.EnsureSysctl(ra)
+	h.must(err)
 	h.start()
+	if got, err := h.kernel.Sysctl(ra.Key); err != nil || got != "2" {
+		t.Errorf("when the engine turns forwarding on, accept_ra of the uplink is %s (%v)", got, err)
+	}
 	reconcile := func() {
 		t.Helper()
 		_, err := h.Reconcile(ctx, driver.Full)
@@ -777,20 +782,57 @@ func TestForwarding(t *testing.T) {
 	if got := h.forwards(); got != "00" {
 		t.Errorf("before the engine is up the host forwards %s", got)
 	}
-	h.fw.Fail(errors.New("broken"))
-	if _, err := h.Join(ctx, id("c"), id("d"), "/run/netns/x", nil); err == nil || h.forwards() != "00" {
-		t.Errorf("without the policy, a Join is %v and the host forwards %s", err, h.forwards())
-	}
-	h.fw.Fail(nil)
 	_, err = h.Join(ctx, id("c"), id("d"), "/run/netns/x", nil)
 	h.must(err)
 	if got := h.forwards(); got != "11" || h.fw.Policies(false) != 2 {
 		t.Errorf("with a container the host forwards %s", got)
 	}
 	h.setForwarding("0")
+	reconcile() // the engine has called: it needs not answer
+	if got := h.forwards(); got != "11" {
+		t.Errorf("after a container the host forwards %s", got)
+	}
+	h.setForwarding("0")
+	h.start()
+	h.setForwarding("0")
 	h.up = true
 	reconcile()
 	if got := h.forwards(); got != "11" {
 		t.Errorf("when the engine is up the host forwards %s", got)
+	}
+}
+
+// TestForwardingFails: the policy cannot be set, as somebody holds the lock of iptables. A
+// container starts all the same, because nobody would try again, and the next one does not
+// wait for the same; a network is refused.
+func TestForwardingFails(t *testing.T) {
+	h := newHouse(t)
+	ctx := t.Context()
+	h.must(h.CreateNetwork(ctx, network("a", "10.1.0.0/24", nil)))
+	for _, letter := range []string{"b", "c"} {
+		_, err := h.CreateEndpoint(ctx, endpoint(letter, "a", map[string]string{"b": "10.1.0.2/24", "c": "10.1.0.3/24"}[letter]))
+		h.must(err)
+	}
+	h.setForwarding("0")
+	h.fw.FailPolicy(errors.New("the lock is held"))
+	before := h.fw.Policies(false)
+	for _, letter := range []string{"b", "c"} {
+		_, err := h.Join(ctx, id("a"), id(letter), "/run/netns/"+letter, nil)
+		h.must(err)
+	}
+	if got := h.forwards(); got != "00" || h.fw.Policies(false) != before+1 {
+		t.Errorf("the host forwards %s, after %d attempts", got, h.fw.Policies(false)-before)
+	}
+	if err := h.CreateNetwork(ctx, network("d", "10.2.0.0/24", nil)); err == nil || !strings.Contains(err.Error(), "the lock is held") {
+		t.Errorf("a network is made: %v", err)
+	}
+	if _, err := h.Reconcile(ctx, driver.Changes); err == nil {
+		t.Error("reconcile does not say that it failed")
+	}
+	h.fw.FailPolicy(nil)
+	_, err := h.Reconcile(ctx, driver.Changes)
+	h.must(err)
+	if got := h.forwards(); got != "10" {
+		t.Errorf("afterwards the host forwards %s", got)
 	}
 }

@@ -62,7 +62,8 @@ type Config struct {
 	Holders func(ctx context.Context) (Holders, error)
 	Logger  *slog.Logger
 	// EngineUp reports whether the engine answers, and so has done what it does at its
-	// start; nil means that nobody can say, and reconcile turns no forwarding on.
+	// start; nil means that nobody can say, and reconcile turns no forwarding on before the
+	// engine has called.
 	EngineUp func() bool
 	// Blind reports whether the journal may not be the one that this host's links were
 	// made from: reconcile then leaves links alone that belong to nothing. nil means
@@ -92,6 +93,8 @@ type Driver struct {
 	unmarked  map[string]int      // by UUID: removals of it are weft's own
 	listed    map[string]string   // by id: see NoteListed
 	troubles  map[string][]string // by id: see Troubles
+
+	forwarding forwarding
 
 	wake  chan struct{} // for Run: the conflicts changed
 	locks keyed         // one lock a network, one an endpoint
@@ -149,6 +152,9 @@ func (d *Driver) Restore(ctx context.Context) error {
 		if err != nil {
 			d.log.Error("restore endpoint", "endpoint", short(ep.ID), "err", err)
 		}
+	}
+	if err := d.foreseeForwarding(); err != nil {
+		d.log.Error("router advertisements would not be heeded with forwarding", "err", err)
 	}
 	if _, err := d.cfg.Firewall.Repair(ctx, d.FirewallFacts()); err != nil {
 		d.log.Error("restore firewall; reconcile tries again", "err", err)

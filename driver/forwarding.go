@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 
 	"github.com/weft-net/weft/internal/kernel"
 )
@@ -20,32 +22,83 @@ const (
 	forwardIPv6 = "net.ipv6.conf.all.forwarding"
 )
 
-// forward lets the host forward for a network. It is for calls of the engine, and for
-// reconcile once the engine answers: an engine that starts on a host that does not forward
+// forwarding is what the driver knows of it.
+type forwarding struct {
+	// turning is held while it is turned on: many containers start at once.
+	turning sync.Mutex
+	// called says that the engine asked for a network or a container, failed that a container
+	// could not be given forwarding: the next ones do not try again, reconcile does.
+	called, failed atomic.Bool
+}
+
+// forward lets the host forward what networks need. It is for calls of the engine, and for
+// reconcile once the engine is up: an engine that starts on a host that does not forward
 // turns that on itself, with the policy for strangers' packets that its settings ask for. If
 // it found it turned on, it would leave them to pass.
-func (d *Driver) forward(ctx context.Context, kind Kind, n Network) error {
-	router, ok := kind.(Router)
-	if !ok {
-		return nil
-	}
-	v4, v6 := router.Forwards(n)
+func (d *Driver) forward(ctx context.Context, networks ...Network) error {
+	v4, v6 := d.forwards(networks)
+	var errs []error
 	if v4 {
-		if err := d.turnOn(ctx, forwardIPv4, nil); err != nil {
-			return err
-		}
+		errs = append(errs, d.turnOn(ctx, forwardIPv4, nil))
 	}
 	if v6 {
-		return d.turnOn(ctx, forwardIPv6, d.keepAdvertisements)
+		errs = append(errs, d.turnOn(ctx, forwardIPv6, d.keepAdvertisements))
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// forwards says of which families the host forwards packets for networks.
+func (d *Driver) forwards(networks []Network) (v4, v6 bool) {
+	for _, n := range networks {
+		if router, ok := d.cfg.Kinds[n.Mode].(Router); ok {
+			four, six := router.Forwards(n)
+			v4, v6 = v4 || four, v6 || six
+		}
+	}
+	return v4, v6
+}
+
+// forwardFor is forward for a container, which starts whatever comes of that: the engine does
+// not try again to start what it restarts at a boot, and reconcile does.
+func (d *Driver) forwardFor(ctx context.Context, n Network) {
+	d.forwarding.called.Store(true)
+	if d.forwarding.failed.Load() {
+		return
+	}
+	if err := d.forward(ctx, n); err != nil {
+		d.forwarding.failed.Store(true)
+		d.log.Warn("the host does not forward for a network yet; reconcile tries again", "network", short(n.ID), "err", err)
+		d.poke()
+	}
+}
+
+// forwardAll is forward for reconcile: in full depth, or after a container's failed.
+func (d *Driver) forwardAll(ctx context.Context, depth Depth) error {
+	up := d.forwarding.called.Load() || d.cfg.EngineUp != nil && d.cfg.EngineUp()
+	if !up || depth != Full && !d.forwarding.failed.Load() {
+		return nil
+	}
+	err := d.forward(ctx, d.Networks()...)
+	d.forwarding.failed.Store(err != nil)
+	return err
+}
+
+// forwarded reports whether a setting says that the host forwards.
+func (d *Driver) forwarded(key string) bool {
+	have, err := d.cfg.Kernel.Sysctl(key)
+	return err == nil && have == "1"
 }
 
 // turnOn makes the host forward one family, with the policy first; before is called when
 // it does not yet.
 func (d *Driver) turnOn(ctx context.Context, key string, before func() error) error {
-	if have, err := d.cfg.Kernel.Sysctl(key); err == nil && have == "1" {
+	if d.forwarded(key) {
 		return nil
+	}
+	d.forwarding.turning.Lock()
+	defer d.forwarding.turning.Unlock()
+	if d.forwarded(key) {
+		return nil // somebody else did meanwhile
 	}
 	dropped, err := d.cfg.Firewall.DropByDefault(ctx, key == forwardIPv6)
 	if err != nil {
@@ -63,8 +116,17 @@ func (d *Driver) turnOn(ctx context.Context, key string, before func() error) er
 	return err
 }
 
+// foreseeForwarding is what has to be done before anybody turns forwarding on: the engine may,
+// and does not think of router advertisements.
+func (d *Driver) foreseeForwarding() error {
+	if _, v6 := d.forwards(d.Networks()); !v6 || d.forwarded(forwardIPv6) {
+		return nil
+	}
+	return d.keepAdvertisements()
+}
+
 // keepAdvertisements sets accept_ra=2 on uplinks that live from router advertisements: with
-// IPv6 forwarding the kernel stops to heed them.
+// IPv6 forwarding the kernel stops to heed them. Without, 2 is as good as 1.
 func (d *Driver) keepAdvertisements() error {
 	links, err := d.cfg.Kernel.Links()
 	if err != nil {

@@ -26,9 +26,7 @@ func (d *Driver) Join(ctx context.Context, network, id, sandbox string, wanted [
 	}
 	ep.Sandbox, ep.Wanted = sandbox, wanted
 	ep.PortsElsewhere = len(wanted) > 0 && d.publishesBeside(ep)
-	if err := d.forward(ctx, kind, n); err != nil { // the host may have booted since the network was made
-		return JoinAnswer{}, err
-	}
+	d.forwardFor(ctx, n) // the host may have booted since the network was made
 	joined, answer, err := kind.Join(ctx, n, ep)
 	if err != nil {
 		return JoinAnswer{}, err

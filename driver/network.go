@@ -60,7 +60,8 @@ func (d *Driver) CreateNetwork(ctx context.Context, n Network) (retErr error) {
 	if err := kind.EnsureNetwork(ctx, n); err != nil {
 		return err
 	}
-	if err := d.forward(ctx, kind, n); err != nil {
+	d.forwarding.called.Store(true)
+	if err := d.forward(ctx, n); err != nil {
 		return err
 	}
 	return d.saveNetwork(ctx, n)
@@ -147,7 +148,8 @@ func (d *Driver) recreate(ctx context.Context, kind Kind, have, want Network) er
 			return err
 		}
 	}
-	return errors.Join(kind.EnsureNetwork(ctx, have), d.forward(ctx, kind, have))
+	d.forwardFor(ctx, have)
+	return kind.EnsureNetwork(ctx, have)
 }
 
 // Abandoned reports whether the sandbox that has an endpoint is gone: its container ended, and

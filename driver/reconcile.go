@@ -79,6 +79,7 @@ func (d *Driver) Reconcile(ctx context.Context, depth Depth) (Report, error) {
 		report.Repaired = append(report.Repaired, repaired...)
 		errs = append(errs, err)
 	}
+	errs = append(errs, d.forwardAll(ctx, depth))
 	if d.cfg.Blind == nil || !d.cfg.Blind() {
 		swept, err := d.sweep(actual)
 		report.Repaired = append(report.Repaired, swept...)
@@ -137,9 +138,6 @@ func (d *Driver) reconcileNetwork(ctx context.Context, actual Actual, id string,
 	}
 	if err := d.ensure(ctx, kind, n); err != nil {
 		return problems, fmt.Errorf("reconcile network %s: %w", short(id), err)
-	}
-	if d.cfg.EngineUp != nil && d.cfg.EngineUp() {
-		return problems, d.forward(ctx, kind, n)
 	}
 	return problems, nil
 }

@@ -963,6 +963,25 @@ func TestClusterPoolIsReplacedByAWiderOne(t *testing.T) {
 	}
 }
 
+// While the store is down nothing is given up, so nobody waits for it.
+func TestClusterPoolIsNotReplacedWithoutTheStore(t *testing.T) {
+	t.Parallel()
+	fake := store.NewFake()
+	peer := fake.Peer()
+	a := newMember(t, "a", peer)
+	pa := a.pool("10.1.0.0/28")
+	peer.SetDown(true)
+	eventually(t, "a sees that the store is down", func() bool { return !a.cluster.Up() })
+	if err := a.ReleasePool(t.Context(), pa); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	_, err := a.RequestPool(t.Context(), ipam.PoolRequest{Space: ipam.LocalSpace, Subnet: prefix("10.1.0.0/24")})
+	if took := time.Since(begin); !errors.Is(err, ipam.ErrOverlap) || took > 2*time.Second {
+		t.Errorf("after %v: %v", took, err)
+	}
+}
+
 // TestJoinInARecovery: a membership that was begun before a recovery must not come
 // about in it: the pool of a wiped store would begin another life, and what this host
 // owned of the old one would be forgotten.

@@ -12,8 +12,12 @@ import (
 	"github.com/weft-net/weft/internal/journal"
 )
 
-// waitPool is how long a new pool may wait for the store.
-const waitPool = 5 * time.Second
+// waitPool is how long a new pool may wait for the store, and waitRoom how much of that for
+// another one to be given up.
+const (
+	waitPool = 5 * time.Second
+	waitRoom = 4 * time.Second
+)
 
 // ownersPrefix is where the owners of a share's addresses are.
 func ownersPrefix(sh *share) string { return cluster.OwnersPrefix(sh.rec.Pool.UUID) }
@@ -150,11 +154,17 @@ func (m *IPAM) shareOf(key bookKey) *share {
 
 // awaitRoom waits until this host has given up the pools that a new one overlaps and whose
 // networks are gone: a network is often removed and replaced by one of another size in
-// one breath. It returns why there is no room.
+// one breath. It returns why there is no room, at once if the store takes nothing back.
 func (m *IPAM) awaitRoom(ctx context.Context, key bookKey) error {
+	ctx, cancel := context.WithTimeout(ctx, waitRoom)
+	defer cancel()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for sh := m.givenUp(key); sh != nil && ctx.Err() == nil; sh = m.givenUp(key) {
+	for ctx.Err() == nil && m.cfg.Cluster.Up() {
+		sh := m.givenUp(key)
+		if sh == nil || sh.rec.Store != m.cfg.Cluster.UUID() {
+			break
+		}
 		m.awaitNews(ctx, sh)
 	}
 	return m.overlap(key)

@@ -452,11 +452,11 @@ func (m *IPAM) Renew(ctx context.Context, identity journal.Op, id ownership.Host
 	defer m.mu.Unlock()
 	for _, sh := range m.shares() {
 		m.rewatch(sh)
-		if !m.wanted(sh) {
+		if m.wanted(sh) {
+			m.setOwn(sh, id, nil)
+		} else {
 			delete(m.books, sh.rec.key()) // the new id was never a member
-			continue
 		}
-		m.setOwn(sh, id, nil)
 		m.notify(sh)
 	}
 	return nil

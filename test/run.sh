@@ -20,9 +20,9 @@ started=$SECONDS
 # told LOG: what failed and what was said of it, without what daemons wrote. Last comes
 # what matters most: some see only the end.
 told() {
-	grep -E -A25 -e '^panic|^fatal error|DATA RACE|^[a-z][^ ]*\.go:[0-9]+|^FAIL|^make: |rror:' "$1" | grep -vE 'level=|"level"' | cut -c1-500 | head -100
+	grep -E -A25 -e '^panic|^fatal error|DATA RACE|^[a-z][^ ]*\.go:[0-9]+|^FAIL|^vet: |^make.*\*\*\*|rror:' "$1" | grep -vE 'level=|"level"' | cut -c1-500 | head -100
 	awk '/^ *(--- FAIL|FAIL)/ { print; more = 0; next }
-		/^ +[a-z0-9_]+_test\.go:[0-9]+: / { more = /log of the plugin/ ? 0 : 9 }
+		/^ +[a-z0-9_]+\.go:[0-9]+: / { more = /log of the plugin/ ? 0 : 9 }
 		/level=|"level"/ { next }
 		more-- > 0' "$1" | cut -c1-500 | tail -120
 }

@@ -21,6 +21,8 @@ type Fake struct {
 	fail   error
 	// policies counts the calls of DropByDefault by family (false: IPv4).
 	policies map[bool]int
+	// policy is what these calls return.
+	policy error
 }
 
 // Fail makes every following call that can fail return this error, until Fail(nil).
@@ -114,14 +116,21 @@ func (f *Fake) SetUplinks(ctx context.Context, names []string) error {
 func (f *Fake) DropByDefault(ctx context.Context, v6 bool) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if err := cmp.Or(ctx.Err(), f.fail); err != nil {
-		return false, fmt.Errorf("policy: %w", err)
-	}
 	if f.policies == nil {
 		f.policies = map[bool]int{}
 	}
 	f.policies[v6]++
+	if err := cmp.Or(ctx.Err(), f.fail, f.policy); err != nil {
+		return false, fmt.Errorf("policy: %w", err)
+	}
 	return true, nil
+}
+
+// FailPolicy makes every following DropByDefault return this error, until FailPolicy(nil).
+func (f *Fake) FailPolicy(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.policy = err
 }
 
 // Policies is how often DropByDefault was asked for a family.

@@ -43,5 +43,8 @@ func (g *gate) dropByDefault(v6 bool) (drops bool, _ error) {
 		}
 		drops = drops || err == nil
 	}
-	return drops, errors.Join(errs...)
+	if drops {
+		return true, nil // the engine filters in one flavour; the other one's lock may be held
+	}
+	return false, errors.Join(errs...)
 }
